@@ -1,0 +1,35 @@
+"""DWISuperRes: super-resolution of diffusion-weighted MRI, and what it does to the microstructure.
+
+The names below load on first use, so importing the package stays quick and pulls in no torch, DIPY or Matplotlib.
+"""
+
+from importlib import import_module
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DWI": "dwi",
+    "read_dwi": "io",
+    "write_dwi": "io",
+    "degrade": "degradation",
+    "interpolate": "interpolation",
+    "super_resolve": "engine",
+    "load_checkpoint": "checkpoints",
+    "brain_mask": "microstructure",
+    "compute_maps": "microstructure",
+    "compare": "microstructure",
+    "evaluate": "evaluation",
+    "phantom": "phantoms",
+}
+
+__all__ = sorted([*_HOMES, "__version__"])
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

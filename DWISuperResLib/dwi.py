@@ -1,0 +1,119 @@
+"""The one object that everything passes: a diffusion-weighted volume with its grid and its gradient table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+B0_THRESHOLD = 50.0
+"""b-values up to this many s/mm² count as unweighted: scanners write b0 as 0, 1.25 or 5 (MRtrix3 and DIPY use similar limits)."""
+
+
+@dataclass(frozen=True, eq=False)
+class DWI:
+    """A diffusion-weighted volume, checked when it is built.
+
+    `dataclasses.replace` returns a checked copy that shares the unchanged arrays.
+
+    Parameters
+    ----------
+    signal : array, shape (X, Y, Z, N)
+        Signal in scanner units; held as float32, in the memory order given.
+    affine : array, shape (4, 4)
+        Voxel index (centre of a voxel at the integer) to RAS millimetres.
+    bvals : array, shape (N,)
+        b-values in s/mm².
+    bvecs : array, shape (N, 3)
+        Gradient directions in the scanner's RAS frame: unit vectors, zero where b = 0.
+        Vectors within 1 % of unit length are normalised.
+    acquisition_axis : int, optional
+        Voxel axis along which slices were acquired, where the file says so.
+
+    Raises
+    ------
+    InputError
+        If a shape does not fit, a value is not finite, the affine cannot be inverted, or a diffusion-weighted
+        volume has no direction.
+    """
+
+    signal: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    bvals: NDArray[np.float64]
+    bvecs: NDArray[np.float64]
+    acquisition_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        signal = np.asarray(self.signal, dtype=np.float32)
+        if signal.ndim != 4 or min(signal.shape) < 1:
+            raise InputError(f"The signal has shape {signal.shape}; expected four axes (X, Y, Z, volumes).")
+        # One pass without a temporary of the volume's size: a sum is finite only if every term is (or overflows, then look).
+        if not np.isfinite(np.sum(signal, dtype=np.float64)):
+            bad = sum(int(np.count_nonzero(~np.isfinite(signal[..., n]))) for n in range(signal.shape[3]))
+            raise InputError(f"The signal holds {bad} values that are not finite; replace NaN and infinity first.")
+        object.__setattr__(self, "signal", signal)
+        object.__setattr__(self, "affine", _checked_affine(self.affine))
+        bvals, bvecs = _checked_gradients(self.bvals, self.bvecs, signal.shape[3])
+        object.__setattr__(self, "bvals", bvals)
+        object.__setattr__(self, "bvecs", bvecs)
+        if self.acquisition_axis not in (None, 0, 1, 2):
+            raise InputError(f"acquisition_axis is {self.acquisition_axis!r}; expected 0, 1, 2 or None.")
+
+    @property
+    def spatial_shape(self) -> tuple[int, int, int]:
+        """Matrix size (X, Y, Z)."""
+        x, y, z, _ = self.signal.shape
+        return x, y, z
+
+    @property
+    def n_volumes(self) -> int:
+        """Number of volumes N."""
+        return self.signal.shape[3]
+
+    @property
+    def is_b0(self) -> NDArray[np.bool_]:
+        """(N,) True where a volume counts as unweighted."""
+        return self.bvals <= B0_THRESHOLD
+
+    @property
+    def voxel_sizes(self) -> NDArray[np.float64]:
+        """(3,) voxel sizes in mm."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+
+def _checked_affine(affine) -> NDArray[np.float64]:
+    affine = np.array(affine, dtype=np.float64)
+    if affine.shape != (4, 4):
+        raise InputError(f"The affine has shape {affine.shape}; expected (4, 4).")
+    if not np.isfinite(affine).all() or not np.array_equal(affine[3], (0, 0, 0, 1)):
+        raise InputError("The affine is not a finite matrix with last row 0 0 0 1; repair the file's orientation header.")
+    sizes = np.linalg.norm(affine[:3, :3], axis=0)
+    if sizes.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(sizes > 0, sizes, 1))) < 1e-3:
+        raise InputError(f"The affine is singular (voxel sizes {sizes.tolist()} mm); repair the file's orientation header.")
+    affine.setflags(write=False)
+    return affine
+
+
+def _checked_gradients(bvals, bvecs, n_volumes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    bvals = np.array(bvals, dtype=np.float64)
+    bvecs = np.array(bvecs, dtype=np.float64)
+    if bvals.shape != (n_volumes,) or bvecs.shape != (n_volumes, 3):
+        raise InputError(
+            f"The gradient table does not fit the image: {n_volumes} volumes, b-values of shape {bvals.shape}, "
+            f"directions of shape {bvecs.shape}; expected ({n_volumes},) and ({n_volumes}, 3)."
+        )
+    if not (np.isfinite(bvals).all() and np.isfinite(bvecs).all()) or bvals.min() < 0:
+        raise InputError("The gradient table holds a negative b-value or a value that is not finite; repair the table.")
+    lengths = np.linalg.norm(bvecs, axis=1)
+    absent = (bvals == 0) | (lengths < 1e-6)
+    if missing := np.flatnonzero(absent & (bvals > B0_THRESHOLD)).tolist():
+        raise InputError(f"Volumes {missing} have b > {B0_THRESHOLD:g} s/mm² but a zero gradient direction; repair the table.")
+    if odd := np.flatnonzero(~absent & (np.abs(lengths - 1) > 1e-2)).tolist():
+        raise InputError(f"Volumes {odd} have gradient directions that are not unit vectors; normalise the table.")
+    bvecs = np.where(absent[:, None], 0.0, bvecs / np.where(absent, 1.0, lengths)[:, None])
+    bvals.setflags(write=False)
+    bvecs.setflags(write=False)
+    return bvals, bvecs

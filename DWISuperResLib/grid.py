@@ -1,0 +1,137 @@
+"""Grid arithmetic, all of it: slice axes, finer and coarser grids over the same field of view, padding, cropping.
+
+Voxels are cells: index i is the centre of cell i, so a field of view reaches half a voxel beyond the first and last
+centres, and a change of voxel size moves the centre of the first cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import InputError
+
+if TYPE_CHECKING:
+    from .dwi import DWI
+
+AXIS_NAMES = ("i", "j", "k")
+
+
+def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
+    """Voxel axis perpendicular to the slices.
+
+    Parameters
+    ----------
+    dwi : DWI
+    axis : {0, 1, 2, "i", "j", "k"}, optional
+        Set by hand. Else the axis of largest voxel spacing (by more than 1 %), else the acquisition axis the file
+        names, else 2.
+
+    Raises
+    ------
+    InputError
+        If `axis` names no axis.
+    """
+    if axis is not None:
+        if axis in AXIS_NAMES:
+            return AXIS_NAMES.index(axis)
+        if axis in (0, 1, 2) and not isinstance(axis, bool):
+            return int(axis)
+        raise InputError(f"The slice axis is {axis!r}; expected i, j or k.")
+    sizes = dwi.voxel_sizes
+    largest = int(np.argmax(sizes))
+    if sizes[largest] > 1.01 * np.delete(sizes, largest).max():
+        return largest
+    return 2 if dwi.acquisition_axis is None else dwi.acquisition_axis
+
+
+def in_plane_axes(axis: int) -> tuple[int, int]:
+    """The two voxel axes within a slice, in ascending order."""
+    first, second = (a for a in range(3) if a != axis)
+    return first, second
+
+
+def in_plane_factors(scale: float, axis: int) -> tuple[float, float, float]:
+    """Per-axis factors that change the two in-plane axes by `scale` and leave the slice axis."""
+    i, j, k = (1.0 if a == axis else float(scale) for a in range(3))
+    return i, j, k
+
+
+def refined_affine(affine: NDArray[np.float64], factors: Sequence[float]) -> NDArray[np.float64]:
+    """Affine of the grid with `factors` times as many voxels over the same field of view.
+
+    Voxel sizes are divided by `factors` (below 1: a coarser grid); the origin moves by half the difference of the
+    voxel sizes, so the outer faces of the field of view stay where they are.
+    """
+    step = 1.0 / np.asarray(factors, dtype=np.float64)
+    refined = np.array(affine, dtype=np.float64)
+    refined[:3, :3] = affine[:3, :3] * step
+    refined[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((step - 1) / 2)
+    return refined
+
+
+def ras_bounds(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """(2, 3) smallest and largest RAS coordinates (mm) of the field of view's eight corners."""
+    corners = np.stack(np.meshgrid(*((-0.5, n - 0.5) for n in shape[:3]), indexing="ij"), -1).reshape(-1, 3)
+    ras = corners @ affine[:3, :3].T + affine[:3, 3]
+    return np.stack((ras.min(0), ras.max(0)))
+
+
+def pad_to_multiple(array: NDArray, factors: Sequence[int]) -> NDArray:
+    """Repeat the last voxels of the leading axes until each length is a multiple of its factor.
+
+    Padding stands at the far end, so the affine stays; `crop` takes it off again. Returns `array` itself where
+    nothing is missing.
+    """
+    width = [(0, -n % f) for n, f in zip(array.shape, factors, strict=False)]
+    if not any(after for _, after in width):
+        return array
+    return np.pad(array, width + [(0, 0)] * (array.ndim - len(width)), mode="edge")
+
+
+def crop(array: NDArray, shape: Sequence[int]) -> NDArray:
+    """View of the leading axes cut at the far end to `shape`."""
+    return array[tuple(slice(0, n) for n in shape)]
+
+
+def apply_operators(array: NDArray, operators: Mapping[int, NDArray]) -> NDArray[np.float32]:
+    """Multiply each given axis by its matrix: a separable linear resampling.
+
+    Parameters
+    ----------
+    array : array
+        Any shape; (X, Y, Z) or (X, Y, Z, N) here.
+    operators : mapping of axis to array (n_out, n_in)
+
+    Returns
+    -------
+    array of float32, the axes' lengths changed from n_in to n_out.
+    """
+    result = np.asarray(array, dtype=np.float32)
+    for axis, operator in operators.items():
+        result = np.moveaxis(np.tensordot(operator.astype(np.float32), result, axes=(1, axis)), 0, axis)
+    return result
+
+
+def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("reference", "test")) -> None:
+    """Raise InputError unless both volumes share matrix size and affine (to a hundredth of a voxel)."""
+    if first.spatial_shape != second.spatial_shape:
+        raise InputError(
+            f"The {names[0]} has matrix {first.spatial_shape} and the {names[1]} {second.spatial_shape}; "
+            "both must lie on the same grid, so resample one of them first."
+        )
+    shift = np.abs(ras_corners(first) - ras_corners(second)).max()
+    if shift > 0.01 * first.voxel_sizes.min():
+        raise InputError(
+            f"The {names[0]} and the {names[1]} lie up to {shift:.3g} mm apart; both must lie on the same grid, "
+            "so check their orientation headers or resample one of them."
+        )
+
+
+def ras_corners(dwi: DWI) -> NDArray[np.float64]:
+    """(8, 3) RAS positions (mm) of the centres of the corner voxels."""
+    corners = np.stack(np.meshgrid(*((0, n - 1) for n in dwi.spatial_shape), indexing="ij"), -1).reshape(-1, 3)
+    return corners @ dwi.affine[:3, :3].T + dwi.affine[:3, 3]
