@@ -14,7 +14,7 @@ from ..errors import InputError, MissingDependencyError
 from ..grid import in_plane_axes
 
 SSIM_VOLUMES = 12
-"""SSIM and MS-SSIM look at no more than this many volumes, evenly spread: they cost 100 times what PSNR does."""
+"""SSIM and MS-SSIM look at this many volumes at most, evenly spread: they cost 100 times what PSNR does."""
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales (Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216, section 3.2)."""
@@ -32,10 +32,10 @@ def image_scores(
 ) -> dict[str, Any]:
     """PSNR, NRMSE, SSIM and MS-SSIM of `test` against `reference`.
 
-    PSNR and NRMSE pool every voxel of the region. SSIM (Gaussian window of 11 voxels, sigma 1.5, k = 0.01 and
-    0.03; doi:10.1109/TIP.2003.819861) is taken slice by slice and averaged over the region's voxels. MS-SSIM has
-    no voxelwise map: it is the mean over the slices of the box around the region, background included, with as
-    many of the five scales as that box has room for, their exponents rescaled to sum to one.
+    PSNR and NRMSE pool every voxel of the region. SSIM (Gaussian window of 11 voxels, sigma 1.5, k = 0.01, 0.03;
+    doi:10.1109/TIP.2003.819861) is taken slice by slice and averaged over the region's voxels. MS-SSIM has no
+    voxelwise map: it is the mean over the slices of the box around the region, background included, with as many
+    of the five scales as that box has room for, their exponents rescaled to sum to one.
 
     Parameters
     ----------
@@ -81,11 +81,11 @@ def image_scores(
             f"The data range is {data_range:g}; expected a positive signal range, so check the region."
         )
     ssim, ms_ssim, volumes, scales = _structural(reference, test, mask, data_range, slice_axis)
-    error = float((prediction - target).double().pow(2).mean().sqrt())
+    rmse = float((prediction - target).double().pow(2).mean().sqrt())
     return {
         "psnr": float(peak_signal_noise_ratio(prediction, target, data_range=data_range)),
         "nrmse": float(normalized_root_mean_squared_error(prediction, target, normalization="mean")),
-        "rmse": error,
+        "rmse": rmse,
         "ssim": ssim,
         "ms_ssim": ms_ssim,
         "data_range": data_range,
