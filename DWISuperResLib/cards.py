@@ -1,0 +1,231 @@
+"""The card of a checkpoint: what its network is and what it was trained on, checked field by field.
+
+Standard library only, since Slicer reads cards in a process that must not load torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import InputError
+from .networks import architectures
+
+FORMAT_VERSION = 1
+TASKS = ("super-resolution", "denoising", "ssfd")
+NORMALISATIONS = ("volume", "paper")
+
+_MAX_ARGUMENT = 4096  # no width, depth or size of a slice network is anywhere near
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a checkpoint is; validated when built.
+
+    Attributes
+    ----------
+    name : str
+    architecture : str
+        One of `networks.architectures()`.
+    arguments : dict
+        What `networks.build` is called with.
+    scales : tuple of int
+        In-plane factors it serves, 1 to 8; may be empty only where `task` is not super-resolution.
+    task : {"super-resolution", "denoising", "ssfd"}
+    normalisation : {"volume", "paper"}
+        How signals are scaled before the network; "paper" is one min-max over the whole 4D scan.
+    degradation : dict
+        How the low-resolution training data were made.
+    voxel_sizes : dict
+        ``{"in_plane": [low, high], "slice": [low, high]}`` of the low-resolution training data, mm.
+    bvals, snr : tuple of float
+        Lowest and highest in the training data, s/mm^2 and 1; empty if unknown.
+    statistics, loss, scores, training : dict
+        Free-form: intensities of the training data; loss terms; held-out results; scans, steps, seed.
+    licence, provenance : str
+    format_version : int
+    sha256 : str
+        Of the weights, set by `save_checkpoint`; see the module's docstring.
+
+    Raises
+    ------
+    InputError
+        If a field has the wrong type or an impossible value.
+    """
+
+    name: str
+    architecture: str
+    arguments: dict[str, Any]
+    scales: tuple[int, ...]
+    task: str = "super-resolution"
+    normalisation: str = "volume"
+    degradation: dict[str, Any] = field(default_factory=dict)
+    voxel_sizes: dict[str, Any] = field(default_factory=dict)
+    bvals: tuple[float, ...] = ()
+    snr: tuple[float, ...] = ()
+    statistics: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+    licence: str = ""
+    provenance: str = ""
+    format_version: int = FORMAT_VERSION
+    sha256: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("name", "architecture", "task", "normalisation", "licence", "provenance", "sha256"):
+            _check_text(name, getattr(self, name))
+        for name in ("arguments", "degradation", "voxel_sizes", "statistics", "loss", "scores", "training"):
+            object.__setattr__(self, name, _json_object(name, getattr(self, name)))
+        for name in ("bvals", "snr"):
+            object.__setattr__(self, name, _interval(name, getattr(self, name)))
+        if not self.name or "\n" in self.name or len(self.name) > 100:
+            raise _bad("name", self.name, "one line of 1 to 100 characters")
+        if self.architecture not in architectures():
+            raise _bad("architecture", self.architecture, f"one of {', '.join(architectures())}")
+        if self.task not in TASKS:
+            raise _bad("task", self.task, f"one of {', '.join(TASKS)}")
+        if self.normalisation not in NORMALISATIONS:
+            raise _bad("normalisation", self.normalisation, f"one of {', '.join(NORMALISATIONS)}")
+        if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
+            raise _bad(
+                "format version", self.format_version, f"{FORMAT_VERSION}; a newer release may read this file"
+            )
+        if not re.fullmatch("([0-9a-f]{64})?", self.sha256):
+            raise _bad("sha256", self.sha256, "64 hexadecimal digits")
+        _check_arguments(self.arguments)
+        object.__setattr__(self, "scales", _scales(self.scales, self.task))
+        for name, limits in self.voxel_sizes.items():
+            if name not in ("in_plane", "slice") or not _interval("voxel_sizes", limits, low=1e-3, high=1e3):
+                raise _bad("voxel_sizes", self.voxel_sizes, "in_plane and slice, each [low, high] in mm")
+
+    @classmethod
+    def from_json(cls, text: str) -> Card:
+        """Read a card; every field that has no default must be there, and none that is unknown.
+
+        Raises
+        ------
+        InputError
+            If the text is no JSON object, or its fields are not a card's.
+        """
+        try:
+            fields = json.loads(text, parse_constant=refuse_constant)
+        except (ValueError, RecursionError) as error:
+            raise InputError(f"The card is not valid JSON ({error}).") from error
+        if not isinstance(fields, dict):
+            raise InputError(f"The card is a JSON {type(fields).__name__}; expected an object.")
+        known = {f.name: f for f in dataclasses.fields(cls)}
+        required = ["name", "architecture", "arguments", "scales", "format_version", "sha256"]
+        if missing := [name for name in required if name not in fields]:
+            raise InputError(
+                f"The card lacks {', '.join(missing)}; the file is not a checkpoint of this library."
+            )
+        # Before the unknown fields: a newer format has them by right.
+        if fields["format_version"] == FORMAT_VERSION and (unknown := sorted(set(fields) - set(known))):
+            raise InputError(f"The card has unknown fields ({', '.join(map(repr, unknown[:5]))}).")
+        return cls(**{name: value for name, value in fields.items() if name in known})
+
+    def to_json(self) -> str:
+        """The card as one line of ASCII JSON."""
+        return json.dumps(dataclasses.asdict(self), allow_nan=False)
+
+
+def describe(card: Card) -> str:
+    """The card as text for people, a line a fact; what is not known is left out."""
+    scales = ", ".join(f"x{s} in-plane" for s in card.scales)
+    arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in card.arguments.items())
+    limits = {name: _range_text(value, "mm") for name, value in card.voxel_sizes.items()}
+    lines = {
+        "Name": card.name,
+        "Task": f"{card.task} {scales}".strip(),
+        "Architecture": f"{card.architecture}({arguments})",
+        "Normalisation": card.normalisation,
+        "Degradation": _facts(card.degradation),
+        "Voxel size": ", ".join(f"{name.replace('_', '-')} {text}" for name, text in limits.items()),
+        "b-values": _range_text(card.bvals, "s/mm^2"),
+        "SNR": _range_text(card.snr),
+        "Loss": _facts(card.loss),
+        "Scores": _facts(card.scores),
+        "Training": _facts(card.training),
+        "Licence": card.licence,
+        "Provenance": card.provenance,
+        "SHA-256": card.sha256,
+    }
+    return "\n".join(f"{label:14} {text}" for label, text in lines.items() if text)
+
+
+def _facts(values: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()
+    )
+
+
+def _range_text(limits: Sequence[float], unit: str = "") -> str:
+    if not limits:
+        return ""
+    low, high = limits
+    return (f"{low:g}" if low == high else f"{low:g} to {high:g}") + f" {unit}".rstrip()
+
+
+def refuse_constant(text: str) -> None:
+    raise ValueError(f"{text} is not JSON")
+
+
+def _bad(name: str, found: Any, expected: str) -> InputError:
+    return InputError(f"The card's {name} is {str(found)[:80]!r}; expected {expected}.")
+
+
+def _check_text(name: str, value: Any) -> None:
+    if not isinstance(value, str) or not value.replace("\n", "").isprintable():
+        raise _bad(name, value, "printable text")
+
+
+def _json_object(name: str, value: Any) -> dict[str, Any]:
+    """A copy of a dict as it will come back from JSON (tuples become lists)."""
+    try:
+        copy = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise _bad(name, value, f"what JSON can hold ({error})") from error
+    if not isinstance(copy, dict):
+        raise _bad(name, value, "an object")
+    return copy
+
+
+def _check_arguments(value: Any) -> None:
+    if isinstance(value, dict | list):
+        if len(value) > 64:
+            raise _bad("arguments", value, "at most 64 entries")
+        for item in value.values() if isinstance(value, dict) else value:
+            _check_arguments(item)
+    elif isinstance(value, int | float) and abs(value) > _MAX_ARGUMENT:
+        raise _bad("arguments", value, f"numbers of at most {_MAX_ARGUMENT}")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _interval(name: str, value: Any, *, low: float = 0.0, high: float = 1e6) -> tuple[float, ...]:
+    """(lowest, highest), or () for unknown."""
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (0, 2):
+        raise _bad(name, value, "[lowest, highest]")
+    if (
+        not all(map(_is_number, value))
+        or not all(low <= v <= high for v in value)
+        or list(value) != sorted(value)
+    ):
+        raise _bad(name, value, f"[lowest, highest] between {low:g} and {high:g}")
+    return tuple(float(v) for v in value)
+
+
+def _scales(value: Any, task: str) -> tuple[int, ...]:
+    if not isinstance(value, Sequence) or not all(type(s) is int and 1 <= s <= 8 for s in value):
+        raise _bad("scales", value, "whole in-plane factors from 1 to 8")
+    if not value and task == "super-resolution":
+        raise _bad("scales", value, "at least one in-plane factor")
+    return tuple(sorted(set(value)))

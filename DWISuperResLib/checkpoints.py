@@ -1,0 +1,285 @@
+"""A checkpoint is one `.safetensors` file: weights, and a card that says what they are.
+
+The card is JSON under the key ``card`` of the file's metadata. `read_card` needs the standard library only:
+Slicer can list checkpoints without torch. Nothing in a file is ever run; everything in it is checked.
+
+The card's `sha256` covers the weights as stored: for each tensor, in the order of its name's UTF-8 bytes,
+``name NUL dtype NUL shape NUL data`` with dtype as safetensors spells it (``F16``), shape as comma-separated
+decimals, data little-endian and row-major.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cards import Card, describe, refuse_constant
+from .errors import InputError, ProcessingError
+from .networks import build, fold
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+__all__ = [
+    "Card",
+    "Checkpoint",
+    "describe",
+    "load_checkpoint",
+    "read_card",
+    "resolve",
+    "save_checkpoint",
+    "shipped_checkpoints",
+]
+
+CATALOGUE = Path(__file__).parents[1] / "Resources" / "Checkpoints"
+
+_MAX_HEADER = 4 * 2**20  # bytes
+_MAX_FILE = 2 * 2**30  # bytes
+# Bytes an element, by the name safetensors has for the type.
+_WIDTHS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8, "U8": 1, "BOOL": 1}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A card with its weights (name -> float32 or integer tensor, on the CPU)."""
+
+    card: Card
+    weights: dict[str, Tensor]
+
+    def network(self) -> nn.Module:
+        """A new network with these weights, in eval mode, weight and spectral norm folded."""
+        import torch
+
+        with torch.random.fork_rng(
+            devices=[]
+        ):  # the initial weights are overwritten; spare the caller's generator
+            network = build(self.card.architecture, **self.card.arguments)
+        network.load_state_dict(self.weights)
+        return fold(network)
+
+
+def shipped_checkpoints() -> list[str]:
+    """Names of the checkpoints that come with the library, sorted."""
+    return sorted(path.stem for path in CATALOGUE.glob("*.safetensors"))
+
+
+def resolve(name_or_path: str | os.PathLike[str]) -> Path:
+    """The file a shipped name or a path stands for.
+
+    Raises
+    ------
+    InputError
+        If there is neither such a name nor such a file.
+    """
+    if name_or_path in shipped_checkpoints():
+        return CATALOGUE / f"{name_or_path}.safetensors"
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    raise InputError(
+        f"No checkpoint {os.fspath(name_or_path)!r}: it is neither a file nor one of the shipped names "
+        f"({', '.join(shipped_checkpoints()) or 'none'})."
+    )
+
+
+def read_card(name_or_path: str | os.PathLike[str]) -> Card:
+    """Read and check a checkpoint's card alone, with the standard library only.
+
+    Raises
+    ------
+    InputError
+        If the file is no safetensors file, or its card is missing or impossible.
+    """
+    path = resolve(name_or_path)
+    try:
+        return Card.from_json(_read_header(path)["__metadata__"]["card"])
+    except InputError as error:
+        raise InputError(f"Checkpoint {path} cannot be used: {error}") from error
+
+
+def load_checkpoint(name_or_path: str | os.PathLike[str] = "default") -> Checkpoint:
+    """Load a checkpoint by shipped name or from a `.safetensors` file, and check that its weights are whole.
+
+    Parameters
+    ----------
+    name_or_path : str or path
+
+    Returns
+    -------
+    Checkpoint
+        Weights stored in half precision come back as float32.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, altered, or its weights are not those of its architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = resolve(name_or_path)
+    card = read_card(path)
+    try:
+        stored = load_file(path)
+        if (found := _digest(stored)) != card.sha256:
+            raise InputError(
+                f"its weights have sha256 {found[:12]}..., the card says {card.sha256[:12]}...; get it again."
+            )
+        weights = {name: t.float() if t.is_floating_point() else t for name, t in stored.items()}
+        _check_weights(weights, card)
+    except SafetensorError as error:
+        raise InputError(f"Checkpoint {path} cannot be used: {error}.") from error
+    except InputError as error:
+        raise InputError(f"Checkpoint {path} cannot be used: {error}") from error
+    return Checkpoint(card, weights)
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    weights: Mapping[str, Tensor],
+    card: Card,
+    *,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Card:
+    """Write weights and card as one file, whole or not at all.
+
+    Parameters
+    ----------
+    path : str or path
+        Ends in `.safetensors`.
+    weights : mapping of str to tensor
+        The network's `state_dict()`, not folded.
+    card : Card
+    half : bool
+        Store matrices and kernels as float16: half the size. Vectors (biases, batch statistics) keep theirs.
+    overwrite : bool
+
+    Returns
+    -------
+    Card
+        As written, with its `sha256`.
+
+    Raises
+    ------
+    InputError
+        If the file exists and `overwrite` is not set, or the weights are not the architecture's.
+    ProcessingError
+        If the file cannot be written.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise InputError(f"{path} does not end in .safetensors; give the checkpoint that suffix.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists; choose another name or ask to overwrite.")
+    if not path.parent.is_dir():
+        raise InputError(f"The folder {path.parent} does not exist; make it first.")
+    stored = {}
+    for name, tensor in weights.items():
+        dtype = torch.float16 if half and tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype
+        stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
+    _check_weights(stored, card)
+    card = dataclasses.replace(card, sha256=_digest(stored))
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        save_file(stored, part, metadata={"format": "pt", "card": card.to_json()})
+        os.replace(part, path)
+    except Exception as error:
+        raise ProcessingError(f"{path} could not be written: {error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+    return card
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    """The JSON header of a safetensors file, its sizes and types checked."""
+    size = path.stat().st_size
+    if size > _MAX_FILE:
+        raise InputError(f"the file has {size} bytes; expected at most {_MAX_FILE}.")
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
+        if not 2 <= length <= min(_MAX_HEADER, size - 8):
+            raise InputError(
+                f"its header claims {length} bytes; it is not a safetensors file, or it is cut short."
+            )
+        text = file.read(length)
+    try:
+        header = json.loads(text.decode("utf-8"), parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"its header is not valid JSON ({error}).") from error
+    if not isinstance(header, dict) or not isinstance(metadata := header.get("__metadata__"), dict):
+        raise InputError("it has no metadata; expected a checkpoint with a card.")
+    if not isinstance(metadata.get("card"), str):
+        raise InputError("its metadata hold no card; expected a checkpoint of this library.")
+    data = size - 8 - length
+    for name, entry in header.items():
+        if name != "__metadata__" and not _fits(entry, data):
+            raise InputError(f"tensor {name[:80]!r} has an impossible type, shape or place.")
+    return header
+
+
+def _fits(entry: Any, size: int) -> bool:
+    """Whether a safetensors header entry is well formed and lies within `size` bytes of data."""
+    try:
+        width, shape, (begin, end) = _WIDTHS[entry["dtype"]], entry["shape"], entry["data_offsets"]
+    except (TypeError, KeyError, ValueError):
+        return False
+    numbers = [*shape, begin, end] if isinstance(shape, list) and len(shape) <= 8 else [None]
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        return False
+    return end - begin == width * math.prod(shape) and end <= size
+
+
+def _digest(weights: Mapping[str, Tensor]) -> str:
+    """sha256 over the weights in the canonical order of the module's docstring."""
+    import torch
+
+    names = {torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64"}
+    names |= {torch.int32: "I32", torch.int64: "I64", torch.uint8: "U8", torch.bool: "BOOL"}
+    digest = hashlib.sha256()
+    for name, tensor in sorted(weights.items(), key=lambda item: item[0].encode()):
+        if tensor.dtype not in names:
+            raise InputError(
+                f"tensor {name!r} has dtype {tensor.dtype}; expected one of {', '.join(names.values())}."
+            )
+        shape = ",".join(map(str, tensor.shape))
+        digest.update(f"{name}\0{names[tensor.dtype]}\0{shape}\0".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _check_weights(weights: Mapping[str, Tensor], card: Card) -> None:
+    """InputError unless the weights are exactly those of the card's architecture, and finite."""
+    import torch
+
+    with torch.device("meta"):  # shapes without memory: a hostile card cannot ask for terabytes
+        expected = build(card.architecture, **card.arguments).state_dict()
+    for kind, names in (
+        ("lack", expected.keys() - weights.keys()),
+        ("have extra", weights.keys() - expected.keys()),
+    ):
+        if names:
+            some = ", ".join(sorted(names)[:3])
+            raise InputError(f"its weights {kind} {len(names)} tensors for {card.architecture!r} ({some}).")
+    for name, tensor in weights.items():
+        if tensor.shape != expected[name].shape:
+            raise InputError(
+                f"weight {name!r} has shape {tuple(tensor.shape)}; expected "
+                f"{tuple(expected[name].shape)} for {card.architecture!r} with these arguments."
+            )
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            raise InputError(f"weight {name!r} is {tensor.dtype}; expected {expected[name].dtype}.")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise InputError(f"weight {name!r} holds values that are not finite.")

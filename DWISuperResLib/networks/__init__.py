@@ -1,0 +1,89 @@
+"""Architectures behind one registry: a checkpoint holds a name and arguments, `build` makes the network.
+
+A super-resolution network has an attribute `slice_input` (`slices.SliceInput`) and
+`forward(x, scale)`: (B, C, H, W) normalised low-resolution channels, channel 0 the slice itself, to
+(B, 1, scale * H, scale * W). Every architecture
+
+- takes keyword arguments that JSON can hold (numbers, strings, booleans, lists of these), and refuses those
+  that make no sense or no network of sane size with `errors.InputError`: they come from files of strangers;
+- can be built under ``torch.device("meta")``, so that a checkpoint is checked before memory is spent on it.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ..errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import nn
+
+# Architecture -> module of this package that registers it; imported on first use, since each brings in torch.
+_HOMES = {
+    "dynamic_unet": "dynamic_unet",
+    "sr_unet": "sr_unet",
+    "ssfd": "ssfd",
+}
+
+_CLASSES: dict[str, type[nn.Module]] = {}
+
+
+def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
+    """Class decorator: make a network buildable by `name`."""
+
+    def add(cls: type[nn.Module]) -> type[nn.Module]:
+        _CLASSES[name] = cls
+        return cls
+
+    return add
+
+
+def architectures() -> tuple[str, ...]:
+    """Names `build` knows, sorted."""
+    return tuple(sorted({*_HOMES, *_CLASSES}))
+
+
+def build(architecture: str, **arguments) -> nn.Module:
+    """Make a network, with freshly initialised weights, in training mode.
+
+    Parameters
+    ----------
+    architecture : str
+        One of `architectures()`.
+    **arguments
+        The architecture's own.
+
+    Raises
+    ------
+    InputError
+        If the architecture is unknown or does not take these arguments.
+    """
+    if architecture not in architectures():
+        raise InputError(
+            f"Unknown architecture {architecture!r}; expected one of {', '.join(architectures())}."
+        )
+    if architecture not in _CLASSES:
+        import_module(f".{_HOMES[architecture]}", __name__)
+    try:
+        return _CLASSES[architecture](**arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise InputError(
+            f"Architecture {architecture!r} cannot be built with {arguments}: {error}."
+        ) from error
+
+
+def fold(network: nn.Module) -> nn.Module:
+    """Bake weight norm and spectral norm into plain weights for inference; in place, leaves eval mode set."""
+    from torch.nn.utils import parametrize
+
+    network.eval()  # in training mode, reading a spectrally normed weight moves its power iteration on
+    for module in list(network.modules()):
+        if parametrize.is_parametrized(module):
+            for name in list(module.parametrizations):  # type: ignore[arg-type]
+                parametrize.remove_parametrizations(module, name)
+    return network
