@@ -1,0 +1,119 @@
+"""Our default network: a small U-Net on the low-resolution grid that predicts what zero filling misses."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from ..errors import InputError
+from ..interpolation import operator
+from ..slices import SliceInput
+from . import register
+
+
+@register("sr_unet")
+class SRUNet(nn.Module):
+    """Residual U-Net with one sub-pixel head a scale.
+
+    All work but the last layer is done on the low-resolution grid (Shi et al. 2016, doi:10.1109/CVPR.2016.207), so a
+    slice costs scale² times less than on the full grid; the heads share the body (Lim et al. 2017,
+    doi:10.1109/CVPRW.2017.151). The output is the sinc interpolation of the slice plus the predicted residual.
+
+    Parameters
+    ----------
+    scales : sequence of int
+        In-plane factors served.
+    width : int
+        Channels on the finest level; each level below has twice as many at half the resolution.
+    blocks : sequence of int
+        Residual blocks per level, finest first; the finest level has that many again on the way up.
+    neighbours, guidance
+        See `slices.SliceInput`.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[int] = (2, 3),
+        width: int = 48,
+        blocks: Sequence[int] = (1, 1, 2),
+        neighbours: int = 1,
+        guidance: Sequence[str] = ("q_smooth",),
+    ) -> None:
+        super().__init__()
+        self.slice_input = SliceInput(neighbours, tuple(guidance))
+        self.scales = tuple(scales)
+        widths = [width * 2**level for level in range(len(blocks))]
+        self.head = nn.Conv2d(self.slice_input.channels, width, 3, padding=1)
+        self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
+        self.down = nn.ModuleList(
+            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.bottom = _stage(widths[-1], blocks[-1])
+        self.up = nn.ModuleList(
+            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
+        )
+        self.decoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
+        self.tails = nn.ModuleDict({str(s): _SubPixel(width, s) for s in self.scales})
+
+    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
+        """Super-resolve normalised channels (B, C, H, W), channel 0 the slice, to (B, 1, scale H, scale W)."""
+        if str(scale) not in self.tails:
+            raise InputError(f"The network has no head for scale {scale}; it serves {', '.join(self.tails)}.")
+        height, width = x.shape[-2:]
+        multiple = 2 ** len(self.down)
+        padded = functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
+        features = self.head(padded)
+        skips = []
+        for stage, down in zip(self.encoder, self.down, strict=True):
+            features = stage(features)
+            skips.append(features)
+            features = down(features)
+        features = self.bottom(features)
+        for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
+            features = stage(skips.pop() + functional.pixel_shuffle(up(features), 2))
+        residual = self.tails[str(scale)](features[..., :height, :width])
+        return zero_filled(x[:, :1], scale) + residual.float()
+
+
+def zero_filled(images: torch.Tensor, scale: int) -> torch.Tensor:
+    """Sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
+    rows, columns = (
+        torch.tensor(operator(n, scale, "sinc"), dtype=torch.float32, device=images.device)
+        for n in images.shape[-2:]
+    )
+    with torch.autocast(images.device.type, enabled=False):
+        return rows @ images.float() @ columns.T
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1)
+        self.second = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.second.weight)
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.second(functional.relu(self.first(x)))
+
+
+def _stage(width: int, blocks: int) -> nn.Sequential:
+    return nn.Sequential(*(_Block(width) for _ in range(blocks)))
+
+
+class _SubPixel(nn.Module):
+    """Features to the residual on the fine grid; the last convolution mixes sub-pixel phases, against grids."""
+
+    def __init__(self, width: int, scale: int, fine: int = 16) -> None:
+        super().__init__()
+        self.scale = scale
+        self.expand = nn.Conv2d(width, fine * scale**2, 3, padding=1)
+        self.last = nn.Conv2d(fine, 1, 3, padding=1)
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        return self.last(functional.relu(functional.pixel_shuffle(self.expand(features), self.scale)))
