@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from .degradation import rician
 from .dwi import DWI
 from .errors import InputError
 
@@ -127,8 +128,7 @@ def phantom(
         rng = np.random.default_rng((seed, 1))
         sigma = TISSUE_SIGNALS[0] / snr
         for n in range(len(bvals)):
-            real, imaginary = rng.normal(0, sigma, (2, *shape))
-            signal[..., n] = np.hypot(signal[..., n] + real, imaginary)
+            signal[..., n] = rician(signal[..., n], sigma, rng)
     return DWI(signal, affine, bvals, bvecs, acquisition_axis=2)
 
 

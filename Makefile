@@ -1,0 +1,43 @@
+# Every target sets itself up from a bare clone in .venv; another interpreter: make test PYTHON=python3.12
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench clean
+
+help:
+	@echo "make demo    super-resolve a numerical brain phantom and open the report's path"
+	@echo "make test    run the tests"
+	@echo "make lint    run ruff and mypy"
+	@echo "make bench   measure against peers, print a table of ratios"
+	@echo "make clean   remove $(VENV) and build products"
+
+demo: $(VENV)/.core
+	$(BIN)/dwi-superres demo --output demo --overwrite
+
+test: $(VENV)/.test
+	sh Testing/install_system_packages.sh
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.test
+	sh Testing/install_system_packages.sh
+	$(BIN)/python -m Testing.benchmarks
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.core: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,slicer]"
+	touch $@ $(VENV)/.core
