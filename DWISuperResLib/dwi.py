@@ -53,7 +53,9 @@ class DWI:
         # One pass without a temporary of the volume's size: a sum is finite only if every term is (or overflows, then look).
         if not np.isfinite(np.sum(signal, dtype=np.float64)):
             bad = sum(int(np.count_nonzero(~np.isfinite(signal[..., n]))) for n in range(signal.shape[3]))
-            raise InputError(f"The signal holds {bad} values that are not finite; replace NaN and infinity first.")
+            raise InputError(
+                f"The signal holds {bad} values that are not finite; replace NaN and infinity first."
+            )
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "affine", _checked_affine(self.affine))
         bvals, bvecs = _checked_gradients(self.bvals, self.bvecs, signal.shape[3])
@@ -89,10 +91,14 @@ def _checked_affine(affine) -> NDArray[np.float64]:
     if affine.shape != (4, 4):
         raise InputError(f"The affine has shape {affine.shape}; expected (4, 4).")
     if not np.isfinite(affine).all() or not np.array_equal(affine[3], (0, 0, 0, 1)):
-        raise InputError("The affine is not a finite matrix with last row 0 0 0 1; repair the file's orientation header.")
+        raise InputError(
+            "The affine is not a finite matrix with last row 0 0 0 1; repair the file's orientation header."
+        )
     sizes = np.linalg.norm(affine[:3, :3], axis=0)
     if sizes.min() <= 0 or abs(np.linalg.det(affine[:3, :3] / np.where(sizes > 0, sizes, 1))) < 1e-3:
-        raise InputError(f"The affine is singular (voxel sizes {sizes.tolist()} mm); repair the file's orientation header.")
+        raise InputError(
+            f"The affine is singular (voxel sizes {sizes.tolist()} mm); repair the file's orientation header."
+        )
     affine.setflags(write=False)
     return affine
 
@@ -106,13 +112,19 @@ def _checked_gradients(bvals, bvecs, n_volumes: int) -> tuple[NDArray[np.float64
             f"directions of shape {bvecs.shape}; expected ({n_volumes},) and ({n_volumes}, 3)."
         )
     if not (np.isfinite(bvals).all() and np.isfinite(bvecs).all()) or bvals.min() < 0:
-        raise InputError("The gradient table holds a negative b-value or a value that is not finite; repair the table.")
+        raise InputError(
+            "The gradient table holds a negative b-value or a value that is not finite; repair the table."
+        )
     lengths = np.linalg.norm(bvecs, axis=1)
     absent = (bvals == 0) | (lengths < 1e-6)
     if missing := np.flatnonzero(absent & (bvals > B0_THRESHOLD)).tolist():
-        raise InputError(f"Volumes {missing} have b > {B0_THRESHOLD:g} s/mm² but a zero gradient direction; repair the table.")
+        raise InputError(
+            f"Volumes {missing} have b > {B0_THRESHOLD:g} s/mm² but a zero gradient direction; repair the table."
+        )
     if odd := np.flatnonzero(~absent & (np.abs(lengths - 1) > 1e-2)).tolist():
-        raise InputError(f"Volumes {odd} have gradient directions that are not unit vectors; normalise the table.")
+        raise InputError(
+            f"Volumes {odd} have gradient directions that are not unit vectors; normalise the table."
+        )
     bvecs = np.where(absent[:, None], 0.0, bvecs / np.where(absent, 1.0, lengths)[:, None])
     bvals.setflags(write=False)
     bvecs.setflags(write=False)
