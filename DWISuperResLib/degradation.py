@@ -72,20 +72,14 @@ def degrade(
     axis = slice_axis(dwi, axis)
     axes = in_plane_axes(axis)
     if fwhm is not None and model != "gaussian":
-        raise InputError(
-            f"fwhm belongs to the gaussian model and was given with {model!r}; leave one of them out."
-        )
-    widths = np.broadcast_to(
-        np.asarray(fwhm if fwhm is not None else dwi.voxel_sizes[list(axes)] * scale, float), 2
-    )
+        raise InputError(f"fwhm belongs to the gaussian model and was given with {model!r}; leave one of them out.")
+    widths = np.broadcast_to(np.asarray(fwhm if fwhm is not None else dwi.voxel_sizes[list(axes)] * scale, float), 2)
     if snr is not None and not snr > 0:
         raise InputError(f"The SNR is {snr!r}; expected a positive number.")
     factors = tuple(int(f) for f in in_plane_factors(scale, axis))
     signal = pad_to_multiple(dwi.signal, factors)
     operators = {
-        a: operator(
-            signal.shape[a], scale, model, float(w / dwi.voxel_sizes[a]) if model == "gaussian" else None
-        )
+        a: operator(signal.shape[a], scale, model, float(w / dwi.voxel_sizes[a]) if model == "gaussian" else None)
         for a, w in zip(axes, widths, strict=True)
     }
     coarse = interpolation.map_volumes(signal, operators)
@@ -113,16 +107,12 @@ def operator(n: int, scale: int, model: str, fwhm: float | None = None) -> NDArr
         matrix = np.repeat(np.eye(coarse), scale, axis=1) / scale
     elif model == "paper":
         # OpenCV's cubic has a = -0.75 and repeats the border sample.
-        matrix = interpolation.sample_kernel(
-            n, centres, lambda x: interpolation.keys_kernel(x, -0.75), 2, clamp=True
-        )
+        matrix = interpolation.sample_kernel(n, centres, lambda x: interpolation.keys_kernel(x, -0.75), 2, clamp=True)
     elif model == "gaussian":
         sigma = (scale if fwhm is None else fwhm) / FWHM_PER_SIGMA
         if not sigma > 0:
             raise InputError(f"The Gaussian's width is {fwhm!r} voxels; expected a positive number.")
-        matrix = interpolation.sample_kernel(
-            n, centres, lambda x: np.exp(-0.5 * (x / sigma) ** 2), 4 * sigma + 1
-        )
+        matrix = interpolation.sample_kernel(n, centres, lambda x: np.exp(-0.5 * (x / sigma) ** 2), 4 * sigma + 1)
     else:
         raise InputError(f"The degradation model is {model!r}; expected one of {', '.join(MODELS)}.")
     matrix.setflags(write=False)

@@ -53,9 +53,7 @@ class DWI:
         # One pass without a temporary of the volume's size: a sum is finite only if every term is (or overflows, then look).
         if not np.isfinite(np.sum(signal, dtype=np.float64)):
             bad = sum(int(np.count_nonzero(~np.isfinite(signal[..., n]))) for n in range(signal.shape[3]))
-            raise InputError(
-                f"The signal holds {bad} values that are not finite; replace NaN and infinity first."
-            )
+            raise InputError(f"The signal holds {bad} values that are not finite; replace NaN and infinity first.")
         object.__setattr__(self, "signal", signal)
         object.__setattr__(self, "affine", _checked_affine(self.affine))
         bvals, bvecs = _checked_gradients(self.bvals, self.bvecs, signal.shape[3])
@@ -112,9 +110,7 @@ def _checked_gradients(bvals, bvecs, n_volumes: int) -> tuple[NDArray[np.float64
             f"directions of shape {bvecs.shape}; expected ({n_volumes},) and ({n_volumes}, 3)."
         )
     if not (np.isfinite(bvals).all() and np.isfinite(bvecs).all()) or bvals.min() < 0:
-        raise InputError(
-            "The gradient table holds a negative b-value or a value that is not finite; repair the table."
-        )
+        raise InputError("The gradient table holds a negative b-value or a value that is not finite; repair the table.")
     lengths = np.linalg.norm(bvecs, axis=1)
     absent = (bvals == 0) | (lengths < 1e-6)
     if missing := np.flatnonzero(absent & (bvals > B0_THRESHOLD)).tolist():
@@ -122,9 +118,7 @@ def _checked_gradients(bvals, bvecs, n_volumes: int) -> tuple[NDArray[np.float64
             f"Volumes {missing} have b > {B0_THRESHOLD:g} s/mm² but a zero gradient direction; repair the table."
         )
     if odd := np.flatnonzero(~absent & (np.abs(lengths - 1) > 1e-2)).tolist():
-        raise InputError(
-            f"Volumes {odd} have gradient directions that are not unit vectors; normalise the table."
-        )
+        raise InputError(f"Volumes {odd} have gradient directions that are not unit vectors; normalise the table.")
     bvecs = np.where(absent[:, None], 0.0, bvecs / np.where(absent, 1.0, lengths)[:, None])
     bvals.setflags(write=False)
     bvecs.setflags(write=False)

@@ -81,9 +81,7 @@ def super_resolve_with_uncertainty(
         The result; the standard deviation over the eight flips and rotations in signal units (before the projection
         of `consistent`), zero where slices are interpolated.
     """
-    result, spread = _process(
-        dwi, checkpoint, scale, _Options(**{**options, "ensemble": True}), keep_spread=True
-    )
+    result, spread = _process(dwi, checkpoint, scale, _Options(**{**options, "ensemble": True}), keep_spread=True)
     assert spread is not None
     return result, spread
 
@@ -104,17 +102,13 @@ class _Options:
 def resolve_device(device: str = "auto") -> torch.device:
     """The torch device a name stands for; InputError if this machine lacks it."""
     if device == "auto":
-        device = (
-            "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-        )
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
         resolved = torch.device(device)
         torch.zeros(1, device=resolved) + 1
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).split("\n")[0].rstrip(".")
-        raise InputError(
-            f"The device {device!r} cannot be used here ({reason}); choose cpu or auto."
-        ) from error
+        raise InputError(f"The device {device!r} cannot be used here ({reason}); choose cpu or auto.") from error
     return resolved
 
 
@@ -155,18 +149,14 @@ def _process(
     limits = (0.0, 1.0) if card.normalisation == "paper" else (min(0.0, float(dwi.signal.min())), None)
 
     low = as_slices(dwi.signal, axis)
-    fine_shape = [
-        n * f for n, f in zip(dwi.spatial_shape, map(int, in_plane_factors(scale, axis)), strict=True)
-    ]
+    fine_shape = [n * f for n, f in zip(dwi.spatial_shape, map(int, in_plane_factors(scale, axis)), strict=True)]
     signal = np.empty((*fine_shape, dwi.n_volumes), np.float32, order="F")
     spread = np.zeros_like(signal, order="F") if keep_spread else None
     fine = as_slices(signal, axis)
     fine_spread = None if spread is None else as_slices(spread, axis)
 
     predicted = _predicted_slices(dwi, axis, options.mask)
-    operators = [
-        torch.tensor(interpolation.operator(n, scale, "sinc"), dtype=torch.float32) for n in low.shape[2:]
-    ]
+    operators = [torch.tensor(interpolation.operator(n, scale, "sinc"), dtype=torch.float32) for n in low.shape[2:]]
     for index in np.flatnonzero(~predicted):
         fine[:, index] = (operators[0] @ torch.from_numpy(low[:, index].copy()) @ operators[1].T).numpy()
     project = _projection(low.shape[2:], scale, card.degradation, device) if options.consistent else None
@@ -262,9 +252,7 @@ class _Batcher:
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
     return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError)
-        or "out of memory" in text
-        or "allocate memory" in text
+        isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "allocate memory" in text
     )
 
 

@@ -133,7 +133,5 @@ def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("referenc
 
 def ras_corners(dwi: DWI) -> NDArray[np.float64]:
     """(8, 3) RAS positions (mm) of the centres of the corner voxels."""
-    corners = np.stack(np.meshgrid(*((0, n - 1) for n in dwi.spatial_shape), indexing="ij"), -1).reshape(
-        -1, 3
-    )
+    corners = np.stack(np.meshgrid(*((0, n - 1) for n in dwi.spatial_shape), indexing="ij"), -1).reshape(-1, 3)
     return corners @ dwi.affine[:3, :3].T + dwi.affine[:3, 3]

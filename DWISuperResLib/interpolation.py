@@ -58,9 +58,7 @@ def interpolate(dwi: DWI, scale: int, *, method: str = "sinc", axis: int | str |
     return replace(dwi, signal=map_volumes(dwi.signal, operators), affine=refined_affine(dwi.affine, factors))
 
 
-def map_volumes(
-    signal: NDArray[np.float32], operators: dict[int, NDArray[np.float64]]
-) -> NDArray[np.float32]:
+def map_volumes(signal: NDArray[np.float32], operators: dict[int, NDArray[np.float64]]) -> NDArray[np.float32]:
     """Apply one operator per spatial axis to every volume of (X, Y, Z, N), a volume at a time to bound memory."""
     shape = list(signal.shape)
     for axis, matrix in operators.items():
@@ -98,9 +96,7 @@ def sample_kernel(
 
     Samples beyond the border are those reflected at the outer face, or with `clamp` the border sample itself.
     """
-    taps = np.floor(positions)[:, None].astype(int) + np.arange(
-        -int(np.ceil(radius)), int(np.ceil(radius)) + 1
-    )
+    taps = np.floor(positions)[:, None].astype(int) + np.arange(-int(np.ceil(radius)), int(np.ceil(radius)) + 1)
     weights = kernel(positions[:, None] - taps)
     weights /= weights.sum(1, keepdims=True)
     if clamp:
@@ -138,9 +134,7 @@ def _cubic(n: int, scale: int) -> NDArray[np.float64]:
 
 
 def _lanczos(n: int, scale: int) -> NDArray[np.float64]:
-    return sample_kernel(
-        n, _positions(n, scale), lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3
-    )
+    return sample_kernel(n, _positions(n, scale), lambda x: np.where(np.abs(x) < 3, np.sinc(x) * np.sinc(x / 3), 0), 3)
 
 
 def _bspline(n: int, scale: int) -> NDArray[np.float64]:

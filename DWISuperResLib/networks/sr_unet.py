@@ -81,8 +81,7 @@ class SRUNet(nn.Module):
 def zero_filled(images: torch.Tensor, scale: int) -> torch.Tensor:
     """Sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
     rows, columns = (
-        torch.tensor(operator(n, scale, "sinc"), dtype=torch.float32, device=images.device)
-        for n in images.shape[-2:]
+        torch.tensor(operator(n, scale, "sinc"), dtype=torch.float32, device=images.device) for n in images.shape[-2:]
     )
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images.float() @ columns.T
