@@ -121,7 +121,7 @@ def _solve_symmetric(upper: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     smallest share (V,) of a diagonal element that elimination left.
     """
     n = len(right)
-    rows = list(upper.split(range(n, 0, -1)))
+    rows = list(upper.split(list(range(n, 0, -1))))
     values = list(right.unbind())
     diagonal = torch.stack([row[0] for row in rows])
     for j in range(n - 1):
