@@ -32,10 +32,10 @@ def image_scores(
 ) -> dict[str, Any]:
     """PSNR, NRMSE, SSIM and MS-SSIM of `test` against `reference`.
 
-    PSNR and NRMSE pool every voxel of the region. SSIM (Gaussian window of 11 voxels, sigma 1.5, k = 0.01, 0.03;
-    doi:10.1109/TIP.2003.819861) is taken slice by slice and averaged over the region's voxels. MS-SSIM has no
-    voxelwise map: it is the mean over the slices of the box around the region, background included, with as many
-    of the five scales as that box has room for, their exponents rescaled to sum to one.
+    PSNR and NRMSE pool every voxel of the region. SSIM (Gaussian window of 11 voxels, sigma 1.5, k = 0.01 and
+    0.03; doi:10.1109/TIP.2003.819861) is taken slice by slice and averaged over the region's voxels. MS-SSIM
+    has no voxelwise map: it is the mean over the slices of the box around the region, background too, with
+    as many of the five scales as that box has room for, their exponents rescaled to sum to one.
 
     Parameters
     ----------
