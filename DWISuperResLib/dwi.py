@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from .errors import InputError
 
 B0_THRESHOLD = 50.0
-"""b-values up to this many s/mm² count as unweighted: scanners write b0 as 0, 1.25 or 5 (MRtrix3 and DIPY use similar limits)."""
+"""b-values up to this many s/mm² count as unweighted: scanners write b0 as 0, 1.25 or 5."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class DWI:
         signal = np.asarray(self.signal, dtype=np.float32)
         if signal.ndim != 4 or min(signal.shape) < 1:
             raise InputError(f"The signal has shape {signal.shape}; expected four axes (X, Y, Z, volumes).")
-        # One pass without a temporary of the volume's size: a sum is finite only if every term is (or overflows, then look).
+        # A sum is finite only if every term is: one pass, without a temporary of the volume's size.
         if not np.isfinite(np.sum(signal, dtype=np.float64)):
             bad = sum(int(np.count_nonzero(~np.isfinite(signal[..., n]))) for n in range(signal.shape[3]))
             raise InputError(f"The signal holds {bad} values that are not finite; replace NaN and infinity first.")

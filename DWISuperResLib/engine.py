@@ -239,7 +239,7 @@ class _Batcher:
                     raise
                 if self.size == 1:
                     raise ProcessingError(
-                        "The device has too little free memory for a single slice; close other programs or use --device cpu."
+                        "A single slice does not fit into the device's free memory; close other programs or use the CPU."
                     ) from error
                 self.size = max(1, self.size // 2)
                 if x.device.type == "cuda":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -43,18 +44,20 @@ class SRUNet(nn.Module):
         guidance: Sequence[str] = ("q_smooth",),
     ) -> None:
         super().__init__()
+        if not all(isinstance(n, int) and 0 < n <= 512 for n in (*scales, width, *blocks)) or not scales or not blocks:
+            raise InputError(
+                f"scales {scales}, width {width!r} and blocks {blocks} must be whole numbers from 1 to 512."
+            )
+        if width * 2 ** len(blocks) > 4096:
+            raise InputError(f"width {width} on {len(blocks)} levels is over 4096 channels; take fewer.")
         self.slice_input = SliceInput(neighbours, tuple(guidance))
         self.scales = tuple(scales)
         widths = [width * 2**level for level in range(len(blocks))]
         self.head = nn.Conv2d(self.slice_input.channels, width, 3, padding=1)
         self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.down = nn.ModuleList(
-            nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.bottom = _stage(widths[-1], blocks[-1])
-        self.up = nn.ModuleList(
-            nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
         self.decoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
         self.tails = nn.ModuleDict({str(s): _SubPixel(width, s) for s in self.scales})
 
