@@ -1,0 +1,68 @@
+"""Gradient tables: FSL's text files, and FSL's image-axis convention <-> RAS."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .streams import open_input
+
+LARGEST_TABLE = 1 << 24
+
+
+def read_table(path: Path) -> NDArray[np.float64]:
+    """Numbers of a bval or bvec file as a 2-D array; blanks, tabs, commas, semicolons between them."""
+    with open_input(path, compressed=False) as (stream, _):
+        content = stream.read(LARGEST_TABLE + 1)
+    if len(content) > LARGEST_TABLE:
+        raise InputError(f"{path} is larger than {LARGEST_TABLE >> 20} MB; it is not a gradient table.")
+    try:
+        lines = [re.sub(r"#.*|[,;\0]", " ", line).split() for line in content.decode("utf-8-sig").splitlines()]
+        rows = [[float(number) for number in line] for line in lines if line]
+    except ValueError as error:
+        raise InputError(f"{path} is not a table of numbers ({error}).") from error
+    if not rows:
+        raise InputError(f"{path} holds no numbers; expected a gradient table.")
+    if len({len(row) for row in rows}) > 1:
+        raise InputError(f"{path} has rows of {sorted({len(row) for row in rows})} numbers; all must be equally long.")
+    return np.array(rows)
+
+
+def table_row(values: Iterable[float]) -> str:
+    """A line of numbers, each the shortest text that reads back to the same bits (and 0 for -0)."""
+    return " ".join(repr(float(value) + 0.0).removesuffix(".0") for value in values) + "\n"
+
+
+def fsl_to_ras(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Directions (N, 3) from FSL's image axes to RAS, as unit vectors.
+
+    FSL counts the first axis backwards where the affine's determinant is positive
+    (https://fsl.fmrib.ox.ac.uk/fsl/docs/#/diffusion/dtifit).
+    """
+    return unit_vectors(bvecs @ _fsl_axes(affine).T)
+
+
+def ras_to_fsl(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse of `fsl_to_ras`."""
+    return unit_vectors(np.linalg.solve(_fsl_axes(affine), bvecs.T).T)
+
+
+def unit_vectors(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Vectors (N, 3) at length 1, or 0 where they were shorter than 1e-6.
+
+    Tables hold a few digits, and some hold directions such as (1, 0, 1) that only a direction is meant by.
+    """
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)
+
+
+def _fsl_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
+    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+    if np.linalg.det(axes) > 0:
+        axes[:, 0] *= -1
+    return axes

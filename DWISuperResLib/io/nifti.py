@@ -1,0 +1,177 @@
+"""NIfTI-1 and NIfTI-2 in one file (.nii, .nii.gz) with FSL's bval and bvec tables beside."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from ..dwi import DWI
+from ..errors import InputError
+from .gradients import fsl_to_ras, ras_to_fsl, read_table, table_row
+from .streams import compressed_output, open_input, read_voxels, skip, stored_dtype, write_voxels
+
+LARGEST_EXTENSION = 1 << 20
+AFFINE_NOTE = "DWISuperRes affine:"
+"""Header extension with the affine in float64: NIfTI-1 stores float32, 4e-6 mm off at 100 mm."""
+
+
+def read_dwi(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLike | None) -> DWI:
+    """Read an image and its tables; the tables are read and counted first."""
+    bval_path = Path(bval) if bval is not None else _beside(path, "bval", "b-values")
+    bvec_path = Path(bvec) if bvec is not None else _beside(path, "bvec", "gradient directions")
+    bvals = read_table(bval_path).ravel()
+    bvecs = read_table(bvec_path)
+    if bvecs.shape[0] == 3:  # a 3 x 3 table is read as FSL writes it
+        bvecs = bvecs.T
+    elif bvecs.shape[1] != 3:
+        raise InputError(f"{bvec_path} has {bvecs.shape[0]} rows and {bvecs.shape[1]} columns; one of them must be 3.")
+    bvecs = np.where(np.isnan(bvecs).all(axis=1, keepdims=True), 0.0, bvecs)  # some converters write b0 as NaN
+    voxels, affine, acquisition_axis = _read(path, {str(bval_path): bvals.size, str(bvec_path): len(bvecs)})
+    return DWI(voxels, affine, bvals, fsl_to_ras(bvecs, affine), acquisition_axis)
+
+
+def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read one volume: (X, Y, Z) float32 and its affine."""
+    voxels, affine, _ = _read(path, {"one volume": 1})
+    return voxels[..., 0], affine
+
+
+def write_dwi(dwi: DWI, bval: Path, bvec: Path, image: Path, *, compress: bool) -> None:
+    """Write the three files under the names given."""
+    directions = ras_to_fsl(dwi.bvecs, dwi.affine)
+    bval.write_text(table_row(dwi.bvals), encoding="ascii", newline="\n")
+    bvec.write_text("".join(map(table_row, directions.T)), encoding="ascii", newline="\n")
+    write_image(
+        dwi.signal,
+        dwi.affine,
+        image,
+        stored_dtype(dwi.signal),
+        acquisition_axis=dwi.acquisition_axis,
+        compress=compress,
+    )
+
+
+def write_image(
+    voxels: NDArray,
+    affine: NDArray[np.float64],
+    path: Path,
+    dtype: np.dtype,
+    *,
+    compress: bool,
+    acquisition_axis: int | None = None,
+) -> None:
+    """Write (X, Y, Z) or (X, Y, Z, N) as NIfTI-1."""
+    if max(voxels.shape) > np.iinfo(np.int16).max:
+        raise InputError(f"The image has shape {voxels.shape}; NIfTI holds at most 32767 voxels an axis: write NRRD.")
+    header = nib.Nifti1Header()
+    header.set_data_dtype(dtype)
+    header.set_data_shape(voxels.shape)
+    header.set_qform(affine, code=1, strip_shears=True)
+    header.set_sform(affine, code=1)
+    header.set_xyzt_units("mm", "sec" if voxels.ndim == 4 else None)
+    header.set_dim_info(slice=acquisition_axis)
+    header.set_slope_inter(1, 0)
+    extension = _affine_extension(affine)
+    header["vox_offset"] = 352 + len(extension)
+    with open(path, "xb") as file:
+        start = header.binaryblock + bytes([bool(extension), 0, 0, 0]) + extension
+        if compress:
+            with compressed_output(file) as stream:
+                stream.write(start)
+                write_voxels(stream, voxels, dtype)
+        else:
+            file.write(start)
+            write_voxels(file, voxels, dtype)
+
+
+def _beside(path: Path, kind: str, content: str) -> Path:
+    """The table next to the image: by the image's name, else FSL's plain `bvals` or `bvecs`."""
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    for name in (f"{stem}.{kind}", f"{stem}.{kind}s", f"{kind}s"):
+        if (path.parent / name).is_file():
+            return path.parent / name
+    raise InputError(
+        f"{path} has no {content} beside it: expected {stem}.{kind} there, or give the file ({kind}=, --{kind})."
+    )
+
+
+def _read(path: Path, counts: dict[str, int]) -> tuple[NDArray[np.float32], NDArray[np.float64], int | None]:
+    """Voxels (X, Y, Z, N), affine and acquisition axis; `counts` says how many volumes each companion expects."""
+    with open_input(path) as (stream, capacity):
+        start = stream.read(540)
+        header = _parse(start, path)
+        dims = [int(n) for n in header["dim"]]
+        extents = [n for n in dims[4 : dims[0] + 1] if n != 1] or [1]
+        shape = (*[*dims[1 : dims[0] + 1], 1, 1][:3], *extents)
+        if not 1 <= dims[0] <= 7 or min(shape) < 1 or len(shape) > 4:
+            raise InputError(f"{path} has the dimensions {dims[1:]}; expected up to three of space and one of volumes.")
+        for name, count in counts.items():
+            if count != shape[3]:
+                raise InputError(f"{path} has {shape[3]} volumes, but {name} has {count}; they must belong together.")
+        dtype = _dtype(header, path)
+        slope, intercept = float(header["scl_slope"]), float(header["scl_inter"])
+        if slope == 0 or not np.isfinite([slope, intercept]).all():  # by the standard: no scaling
+            slope, intercept = 1.0, 0.0
+        offset = float(header["vox_offset"])
+        if not 0 <= offset <= capacity:
+            raise InputError(
+                f"{path} says its voxels begin at byte {offset:g}, beyond its end; copy or export it again."
+            )
+        offset = max(int(offset), int(header["sizeof_hdr"]) + 4)
+        start += stream.read(min(max(offset - len(start), 0), LARGEST_EXTENSION))
+        if len(start) > offset:  # a NIfTI-1 header is shorter than what was read to recognise it
+            stream.seek(offset)
+        else:
+            skip(stream, offset - len(start), path)
+        voxels = read_voxels(stream, capacity - offset, shape, dtype, path, slope=slope, intercept=intercept)
+    return voxels, _affine(header, start[:offset], path), header.get_dim_info()[2]
+
+
+def _parse(start: bytes, path: Path) -> Any:
+    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+        size = kind.sizeof_hdr
+        if size in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")) and len(start) >= size:
+            header = kind(start[:size], check=False)
+            if bytes(header["magic"]).startswith(b"n+"):
+                return header
+    raise InputError(f"{path} is not a NIfTI file of one piece; convert it (for example with dcm2niix or mrconvert).")
+
+
+def _dtype(header: Any, path: Path) -> np.dtype:
+    try:
+        dtype = header.get_data_dtype()
+    except (nib.spatialimages.HeaderDataError, KeyError) as error:
+        raise InputError(
+            f"{path} has voxels of an unknown type ({error}); expected integers or real numbers."
+        ) from error
+    if dtype.kind not in "iuf":
+        raise InputError(f"{path} has voxels of type {dtype.name}; expected integers or real numbers.")
+    return dtype
+
+
+def _affine(header: Any, start: bytes, path: Path) -> NDArray[np.float64]:
+    """The sform, else the qform, else the voxel sizes alone; in float64 where this library wrote it."""
+    try:
+        affine = np.array(header.get_best_affine(), dtype=np.float64)
+    except (nib.spatialimages.HeaderDataError, ValueError, np.linalg.LinAlgError) as error:
+        raise InputError(f"{path} has an orientation that cannot be used ({error}); repair its header.") from error
+    if note := re.search(re.escape(AFFINE_NOTE).encode() + rb"((?: [-+.e\d]+){12})", start):
+        noted = np.vstack((np.array(note[1].split(), dtype=np.float64).reshape(3, 4), (0, 0, 0, 1)))
+        # A program that moved the image has changed the sform and carried the note along.
+        if header["sform_code"] > 0 and np.array_equal(noted.astype(np.float32), affine.astype(np.float32)):
+            return noted
+    return affine
+
+
+def _affine_extension(affine: NDArray[np.float64]) -> bytes:
+    if np.array_equal(affine, affine.astype(np.float32)):
+        return b""
+    text = f"{AFFINE_NOTE} {table_row(affine[:3].ravel())}".encode("ascii")
+    size = -(-(len(text) + 8) // 16) * 16
+    return np.array([size, 6], "<i4").tobytes() + text.ljust(size - 8, b"\0")  # code 6: comment
