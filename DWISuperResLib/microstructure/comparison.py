@@ -79,7 +79,8 @@ def compare(
     second = compute_maps(test, maps, fit=fit, mask=mask)
     qa_scale = 1.0
     if "qa" in computed:
-        qa_scale = 1 / max(float(computed["qa"].max()), np.finfo(np.float32).tiny)
+        largest = float(computed["qa"].max())
+        qa_scale = 1 / largest if largest > 0 else 1.0
         for name in {"qa", "iso"} & set(maps):
             first[name] = first[name] * np.float32(qa_scale)
             second[name] = second[name] * np.float32(qa_scale)

@@ -78,10 +78,10 @@ def shells(bvals: ArrayLike) -> list[NDArray[np.intp]]:
 def balanced_kernel(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
     """(321, N) matrix from signals to the ODF after balancing the shells, as DSI Studio does below five shells.
 
-    Each shell is resampled to the same 181 directions with weights exp(-2 (angle/spacing)²) that sum to the shell's mean
-    b/1000; of several b0 the first alone counts. DSI Studio takes |cos(g_i·g_j)|, a cosine of a cosine, for |g_i·g_j| in
-    the spacing, which comes out several times too small, so that resampling takes the nearest direction; kept, for its
-    QA is the reference in the field.
+    Each shell is resampled to the same 181 directions with weights exp(-2 (angle/spacing)²) that sum to the shell's
+    mean b/1000; of several b0 the first alone counts. For the spacing, the mean angle between neighbours, DSI Studio
+    takes |cos(g_i·g_j)|, a cosine of a cosine, where |g_i·g_j| is meant: it comes out several times too small, and
+    resampling takes the nearest direction. Kept, for its QA is the reference in the field.
     """
     bvals = np.asarray(bvals, dtype=np.float64)
     bvecs = np.asarray(bvecs, dtype=np.float64)
@@ -129,15 +129,17 @@ class GQI:
         self._anisotropic = torch.from_numpy((matrix - mean).astype(np.float32))
         self._isotropic = torch.from_numpy(mean.astype(np.float32))
         self._zero_negative = balance_shells
+        # GFA's count: the whole sphere in DIPY, the half in DSI Studio.
+        self._count = len(matrix) if balance_shells else 2 * len(matrix)
 
     def __call__(self, signal: Tensor) -> dict[str, Tensor]:
         """Maps (V,) "qa", "iso" (in units of the signal) and "gfa" of signals (N, V) float32."""
         odf = self._anisotropic @ signal
         mean = self._isotropic @ signal
         smallest, largest = torch.aminmax(odf, dim=0)
-        n = len(odf)
-        variance = torch.linalg.vecdot(odf, odf, dim=0)
-        power = (variance + n * mean**2).clamp_min(torch.finfo(torch.float32).tiny)
+        n = self._count
+        variance = (odf**2).mean(0)
+        power = (variance + mean**2).clamp_min(torch.finfo(torch.float32).tiny)
         maps = {"qa": largest - smallest, "iso": smallest + mean, "gfa": (n / (n - 1) * variance / power).sqrt()}
         if self._zero_negative:
             negative = maps["iso"] < 0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,7 +23,7 @@ CHUNK = 4096
 
 def compute_maps(
     dwi: DWI,
-    maps: Sequence[str] = ("fa", "qa"),
+    maps: Collection[str] = ("fa", "qa"),
     *,
     fit: str = "wls",
     mask: NDArray | None = None,
@@ -35,11 +35,12 @@ def compute_maps(
     Parameters
     ----------
     dwi : DWI
-    maps : sequence of {"fa", "md", "ad", "rd", "qa", "iso", "gfa"}
+    maps : collection of {"fa", "md", "ad", "rd", "qa", "iso", "gfa"}
         Diffusivities are in mm²/s.
     fit : {"wls", "ols", "iwls"}
-        Of the tensor; see `tensor.TensorFit`. Eigenvalues below DIPY's smallest diffusivity (1e-6 over the largest
-        b-matrix element) are raised to it, so FA is at most 1.
+        Of the tensor; see `tensor.TensorFit`. "wls" and "ols" follow DIPY: eigenvalues are raised to at least 1e-6
+        over the largest b-matrix element, so FA is at most 1. "iwls" follows MRtrix3, which leaves negative
+        eigenvalues as they are: FA reaches beyond 1 in some noisy voxels.
     mask : array (X, Y, Z), optional
         Voxels to compute; the others are 0. All by default.
     balance_shells : bool
@@ -64,7 +65,7 @@ def compute_maps(
         raise InputError(f"There is no map {', '.join(map(repr, unknown))}; expected some of {', '.join(MAPS)}.")
     if isinstance(qa_scale, str) and qa_scale not in ("dsi-studio", "dipy"):
         raise InputError(f"The QA scale is {qa_scale!r}; expected 'dsi-studio', 'dipy', a number or None.")
-    models = []
+    models: list[Callable[[Tensor], dict[str, Tensor]]] = []
     if set(maps) & set(TENSOR_MAPS):
         models.append(_TensorMaps(dwi, fit))
     if set(maps) & set(GQI_MAPS):
@@ -122,7 +123,7 @@ class _TensorMaps:
 
         self._fit = TensorFit(dwi.bvals, dwi.bvecs, fit)
         self._precise = TensorFit(dwi.bvals, dwi.bvecs, fit, dtype=torch.float64)
-        self._smallest = 1e-6 / -design_matrix(dwi.bvals, dwi.bvecs).min()
+        self._smallest = -np.inf if fit == "iwls" else 1e-6 / -design_matrix(dwi.bvals, dwi.bvecs).min()
 
     def tensors(self, signal: Tensor) -> Tensor:
         """(6, V) float64."""
@@ -141,7 +142,7 @@ class _TensorMaps:
         first, second, third = values = eigenvalues(self.tensors(signal)).clamp_min_(self._smallest)
         difference = (first - second) ** 2 + (second - third) ** 2 + (third - first) ** 2
         return {
-            "fa": (0.5 * difference / (values**2).sum(0)).sqrt(),
+            "fa": (0.5 * difference / (values**2).sum(0).clamp_min(1e-300)).sqrt(),
             "md": values.mean(0),
             "ad": first,
             "rd": (second + third) / 2,
