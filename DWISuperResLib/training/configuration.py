@@ -1,0 +1,248 @@
+"""The training configuration: one YAML file, typed, validated before training, overridable key by key."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import ValidationError as PydanticError
+
+from ..errors import InputError
+
+Range = tuple[float, float]
+Term = dict[str, Any]
+
+
+class Section(BaseModel):
+    """A part of the configuration: unknown keys are errors, values cannot change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @model_validator(mode="after")
+    def _ranges_ascend(self) -> Self:
+        for name, value in self:
+            pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
+            if pair and name != "scales" and value[0] > value[1]:
+                raise ValueError(f"{name} is {list(value)}; expected [low, high]")
+        return self
+
+
+class Network(Section):
+    """Which network: a registered architecture and its arguments."""
+
+    architecture: str = "sr_unet"
+    arguments: dict[str, Any] = {}
+    start_from: str | None = Field(None, description="checkpoint, by name or file, whose weights training starts from")
+
+
+class Degradation(Section):
+    """How low-resolution data are made from high-resolution data; ranges are drawn from uniformly."""
+
+    models: dict[Literal["kspace", "gaussian", "area", "paper"], PositiveFloat] = Field(
+        {"kspace": 1.0}, min_length=1, description="models and how often each is drawn"
+    )
+    fwhm: Range = Field((0.8, 1.2), description="width of the gaussian model, in low-resolution voxels")
+    noise: Range = Field((0.0, 0.0), description="Rician noise, standard deviation in percent of the scan's b0 level")
+
+
+class Augmentation(Section):
+    """What changes from patch to patch besides place, volume and degradation."""
+
+    flips: bool = True
+    rotations: bool = Field(True, description="by multiples of 90 degrees")
+    intensity: Range = Field((0.9, 1.1), description="factor on network input and target")
+    contrast: Range = Field((0.8, 1.25), description="exponent of the signal, relative to its level")
+    resample: Range = Field((1.0, 1.0), description="coarsen slices by a factor from here first: other voxel sizes")
+
+
+class Data(Section):
+    """Scans, their division into subjects, and how patches are drawn from them."""
+
+    scans: Annotated[
+        list[str], Field(min_length=1, description="DWI files, folders searched for them, or glob patterns")
+    ]
+    validation: float | list[str] = Field(0.2, description="fraction of subjects held out, or files, folders, patterns")
+    exclude: list[str] = Field([], description="files, folders or patterns left out of `scans`")
+    subject: str | None = Field(
+        None,
+        description="regular expression; scans whose paths match to the same text are one subject",
+    )
+    cache: Path | None = Field(None, description="folder of the memory-mapped copies; default: <output>/cache")
+    axes: Literal["acquisition", "all"] = "acquisition"
+    weighting: Literal["scan", "size"] = Field("scan", description="draw scans evenly, or by their slices x volumes")
+    slabs: PositiveInt = Field(4, description="slabs (a slice, its neighbours, all volumes) in a batch")
+    patches: PositiveInt = Field(4, description="patches drawn from each slab")
+    patch: PositiveInt | None = Field(
+        96, description="patch edge in high-resolution pixels; None: whole slices, a batch from one scan"
+    )
+    volumes: PositiveInt | None = Field(
+        None,
+        description="volumes of one place drawn together, for losses across volumes; None: all, where needed",
+    )
+    brain: Annotated[float, Field(ge=0, le=1)] = Field(0.9, description="fraction of patches centred in the brain")
+    workers: NonNegativeInt = 1
+
+
+class Schedule(Section):
+    """Length and shape of training."""
+
+    epochs: PositiveInt = 50
+    steps_per_epoch: PositiveInt = 200
+    max_minutes: PositiveFloat | None = Field(None, description="time budget; the schedule ends by then at the latest")
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: PositiveFloat = 1e-3
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="decay of Adam's second moment")
+    epsilon: PositiveFloat = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    shape: Literal["cosine", "one-cycle", "constant"] = "cosine"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="rising part of the schedule")
+    final: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="last learning rate / highest, of the cosine")
+    freeze_epochs: NonNegativeInt = Field(0, description="first epochs, encoder frozen except for batch norm")
+    encoder_ratio: PositiveFloat = Field(
+        1.0, description="highest / lowest learning rate over the parameter groups (fastai's fine_tune: 100)"
+    )
+    clip: PositiveFloat | None = Field(1.0, description="largest norm of the gradient")
+    accumulate: PositiveInt = 1
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(0.999, description="decay of the averaged weights")
+    patience: PositiveInt | None = Field(None, description="stop after this many epochs without improvement")
+
+    @model_validator(mode="after")
+    def _freezing_leaves_time(self) -> Self:
+        if self.freeze_epochs >= self.epochs:
+            raise ValueError(f"freeze_epochs is {self.freeze_epochs}; expected fewer than epochs ({self.epochs})")
+        return self
+
+
+class Machine(Section):
+    """Where training runs; passed on to Lightning."""
+
+    accelerator: str = "auto"
+    devices: int | str | list[int] = 1
+    nodes: PositiveInt = 1
+    strategy: str = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    deterministic: bool = True
+    progress: bool = Field(True, description="show a progress bar")
+
+
+class Validation(Section):
+    """What is measured every epoch on the subjects held out."""
+
+    every: PositiveInt = Field(1, description="epochs between validations")
+    slices: PositiveInt = Field(6, description="slices of each scan, spread over the brain")
+    monitor: Literal["fa_error", "qa_error", "psnr", "ssim", "nrmse"] = Field("nrmse", description="what `best` means")
+    images: bool = True
+
+
+class Configuration(Section):
+    """Everything a training run depends on."""
+
+    name: str = Field("model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    output: Path = Path("training")
+    task: Literal["super-resolution", "denoising", "ssfd"] = "super-resolution"
+    scales: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (2,)
+    normalisation: Literal["volume", "paper"] = "volume"
+    seed: NonNegativeInt = 0
+    resume: bool = Field(False, description="continue from the last epoch in `output`, or start where there is none")
+    data: Data
+    network: Network = Network()
+    degradation: Degradation = Degradation()
+    augmentation: Augmentation = Augmentation()
+    loss: Annotated[list[Term], Field(min_length=1)] = [{"name": "charbonnier", "weight": 1.0}]
+    schedule: Schedule = Schedule()
+    machine: Machine = Machine()
+    validation: Validation = Validation()
+    licence: str = ""
+    provenance: str = ""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if not self.scales:
+            raise ValueError("scales is empty; expected at least one factor")
+        if self.task == "super-resolution" and min(self.scales) < 2:
+            raise ValueError("super-resolution needs scales from 2 to 5")
+        if self.task != "super-resolution" and self.scales != (1,):
+            raise ValueError(f"{self.task} keeps the grid, so scales must be [1]")
+        if self.task == "denoising" and self.degradation.noise[1] <= 0:
+            raise ValueError("denoising needs degradation.noise above 0 percent")
+        if self.data.patch is not None and self.data.patch < 8 * max(self.scales):
+            raise ValueError(f"data.patch is {self.data.patch}; expected at least {8 * max(self.scales)} pixels")
+        return self
+
+
+def load_configuration(path: str | Path, overrides: Sequence[str] = ()) -> Configuration:
+    """Read a YAML file and apply `key=value` overrides with dotted keys.
+
+    Values are YAML: ``schedule.epochs=5``, ``scales=[2,3]``, ``loss.0.weight=2``. Relative paths start at the
+    working directory.
+
+    Raises
+    ------
+    InputError
+        One sentence naming the key, what was found and what was expected.
+    """
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"The configuration {path} cannot be read: {_one_line(error)}.") from error
+    if not isinstance(tree, dict):
+        raise InputError(f"The configuration {path} holds no keys; see Resources/Configurations for examples.")
+    for override in overrides:
+        _apply(tree, override)
+    return validated(tree)
+
+
+def validated(tree: dict[str, Any]) -> Configuration:
+    """Configuration from plain data; InputError names the first key that is wrong."""
+    try:
+        return Configuration.model_validate(tree)
+    except PydanticError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        found = "" if first["type"] in ("missing", "value_error") else f" (found {first['input']!r})"
+        message = first["msg"].removeprefix("Value error, ")
+        more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+        raise InputError(f"Configuration: {key + ': ' if key else ''}{message}{found}{more}.") from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise InputError(f"The override {override!r} is not of the form key=value, for instance schedule.epochs=5.")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InputError(f"The value of the override {override!r} is not YAML: {_one_line(error)}.") from error
+    *parents, last = key.split(".")
+    node: Any = tree
+    for part in parents:
+        node = _child(node, part, override)
+    if isinstance(node, list):
+        node[_index(node, last, override)] = value
+    elif isinstance(node, dict):
+        node[last] = value
+    else:
+        raise InputError(f"The override {override!r} reaches into a value that has no keys.")
+
+
+def _child(node: Any, part: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, part, override)]
+    if not isinstance(node, dict):
+        raise InputError(f"The override {override!r} reaches into a value that has no keys.")
+    if node.get(part) is None:
+        node[part] = {}
+    return node[part]
+
+
+def _index(node: list, part: str, override: str) -> int:
+    if not part.isdigit() or int(part) >= len(node):
+        raise InputError(f"The override {override!r} needs an index below {len(node)} in place of {part!r}.")
+    return int(part)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()).rstrip(".")

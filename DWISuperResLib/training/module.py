@@ -1,0 +1,249 @@
+"""The training step, the schedule and the optimiser: everything about training that is not data."""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import lightning
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import ProcessingError
+from ..interpolation import METHODS
+from ..losses import CompositeLoss
+from ..losses.pixel import MultiScaleSSIMLoss, SSIMLoss
+from .configuration import Configuration, Schedule
+from .data import Batch
+from .images import figures
+from .validation import HIGHER_IS_BETTER, SCORES, Case, classical, predict, score
+
+WHITE = {"volume": 4.0, "paper": 1.0}
+"""Network intensity that losses see as 1, where feature networks and SSIM have their white: b0 of grey matter is
+about 1 when volumes are divided by their foreground mean, and fluid 3 to 4."""
+
+
+class Training(lightning.LightningModule):
+    """A network, its loss, and the schedule that trains it."""
+
+    def __init__(self, config: Configuration, network: nn.Module, loss: CompositeLoss) -> None:
+        super().__init__()
+        self.config, self.network, self.loss = config, network, loss
+        self.groups = parameter_groups(network)
+        # Variances as differences of means, and tensor fits, do not survive bf16.
+        fragile = (SSIMLoss, MultiScaleSSIMLoss)
+        self._exact = loss.needs_gradients or any(isinstance(term, fragile) for term in loss.terms.values())
+        self._classical: dict[int, dict[str, dict[str, float]]] = {}
+        self._rows: list[Tensor] = []
+        self._frozen = False
+        self._seconds_before = 0.0
+        self._started = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Time trained, earlier parts of a resumed run included."""
+        return self._seconds_before + time.monotonic() - self._started
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        schedule = self.config.schedule
+        options: list[dict[str, Any]] = []
+        for level, group in enumerate(self.groups):
+            for kind, members in split_parameters(group).items():
+                decay = schedule.weight_decay if kind == "matrices" else 0.0
+                if members:
+                    options.append({"params": members, "level": level, "kind": kind, "weight_decay": decay})
+        if schedule.optimizer == "sgd":
+            return torch.optim.SGD(options, lr=schedule.learning_rate, momentum=0.9)
+        maker = torch.optim.AdamW if schedule.optimizer == "adamw" else torch.optim.Adam
+        betas = (0.9, schedule.beta2)
+        return maker(options, lr=schedule.learning_rate, betas=betas, eps=schedule.epsilon)
+
+    def on_train_start(self) -> None:
+        self._started = time.monotonic()
+
+    def on_train_epoch_start(self) -> None:
+        # Whatever draws from the global generators continues the same after resuming.
+        torch.manual_seed(np.random.SeedSequence((self.config.seed, self.current_epoch)).generate_state(1)[0])
+
+    def on_train_batch_start(self, batch: Batch, index: int) -> None:
+        schedule, optimizer = self.config.schedule, self.optimizers()
+        done = self.global_step / (schedule.epochs * schedule.steps_per_epoch)
+        if schedule.max_minutes is not None:
+            done = max(done, self.seconds / 60 / schedule.max_minutes)
+        frozen = done < schedule.freeze_epochs / schedule.epochs
+        if self._frozen and not frozen:
+            # As fastai's unfreeze: momenta of the frozen phase would pull at weights that stood still.
+            optimizer.optimizer.state.clear()
+        self._frozen = frozen
+        rates, momentum = learning_rates(schedule, min(done, 1.0), len(self.groups))
+        for group in optimizer.param_groups:
+            group["lr"] = rates[group["level"]]
+            if "betas" in group:
+                group["betas"] = (momentum, schedule.beta2)
+        self.log("lr", rates[-1])
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        # Skipped by clipping and optimiser, unlike parameters that cease to need gradients, which DDP forbids.
+        for group in optimizer.param_groups if self._frozen else ():
+            if group["level"] < len(self.groups) - 1 and group["kind"] != "normalisation":
+                for parameter in group["params"]:
+                    parameter.grad = None
+
+    def training_step(self, batch: Batch, index: int) -> Tensor:
+        shown = batch["input"].contiguous(memory_format=torch.channels_last)
+        prediction = self.network(shown, batch["scale"]).float()
+        with torch.autocast(self.device.type, enabled=False) if self._exact else nullcontext():
+            total, parts = self._compare(prediction, batch)
+        self.log_dict({f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True)
+        self.log("loss", total, prog_bar=True, on_step=True, on_epoch=False)
+        if self.global_step % self.trainer.log_every_n_steps == 0 and not torch.isfinite(total):
+            raise ProcessingError(
+                f"The loss is {float(total)} at step {self.global_step}; lower schedule.learning_rate or set "
+                "schedule.clip."
+            )
+        return total
+
+    def _compare(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss in units of WHITE; across volumes, in one unit for all volumes of a place."""
+        white = WHITE[self.config.normalisation]
+        if not self.loss.needs_gradients:
+            return self.loss(prediction / white, batch["target"] / white)
+        totals, shares, first = [], [], 0
+        for bvals, bvecs in batch["gradients"]:
+            rows = slice(first, first + len(bvals))
+            first = rows.stop
+            gains = batch["gains"][rows].view(1, -1, 1, 1)
+            offsets = batch["offsets"][rows].view(1, -1, 1, 1)
+            level = (1 / gains + offsets).mean() * white
+            seen, wanted = (
+                (images[rows].transpose(0, 1) / gains + offsets) / level for images in (prediction, batch["target"])
+            )
+            table = torch.as_tensor(bvals).to(prediction), torch.as_tensor(bvecs).to(prediction)
+            total, parts = self.loss(seen, wanted, gradients=table)
+            totals.append(total)
+            shares.append(parts)
+        mean = {name: torch.stack([part[name] for part in shares]).mean() for name in shares[0]}
+        return torch.stack(totals).mean(), mean
+
+    def validation_step(self, index: int, _: int) -> None:
+        if index < 0:
+            return
+        # Only the network computes in the training's precision.
+        with torch.autocast(self.device.type, enabled=False):
+            case = self.trainer.datamodule.case(index)
+            if index not in self._classical:
+                self._classical[index] = {method: score(case, classical(case, method))[0] for method in METHODS}
+            test = predict(self._forward, case, self.network.slice_input, self.device)
+            scores, differences = score(case, test)
+            if self.config.validation.images and index == 0:
+                self._show(case, test, differences)
+        table = [scores, *self._classical[index].values()]
+        self._rows.append(torch.tensor([[row[name] for name in SCORES] for row in table], dtype=torch.float64))
+
+    def _forward(self, shown: Tensor, scale: int) -> Tensor:
+        with self.trainer.precision_plugin.forward_context():
+            return self.network(shown, scale)
+
+    def on_validation_epoch_end(self) -> None:
+        rows = torch.stack(self._rows) if self._rows else torch.full((1, 1 + len(METHODS), len(SCORES)), math.nan)
+        self._rows.clear()
+        known = ~torch.isnan(rows)
+        sums = torch.stack((torch.where(known, rows, 0).sum(0), known.sum(0).to(rows)))
+        sums = self.trainer.strategy.reduce(sums.float().to(self.device), reduce_op="sum").cpu()
+        means = (sums[0] / sums[1]).numpy()
+        report = []
+        for n, name in enumerate(SCORES):
+            best = float((np.max if name in HIGHER_IS_BETTER else np.min)(means[1:, n]))
+            self.log_dict({f"val/{name}": float(means[0, n]), f"classical/{name}": best})
+            report.append(f"{name} {means[0, n]:.4g} ({best:.4g})")
+        self.print(f"epoch {self.current_epoch}, network (best interpolation): {', '.join(report)}")
+
+    def _show(self, case: Case, test, differences) -> None:
+        baseline = classical(case, "sinc")
+        base_differences = score(case, baseline)[1]
+        for logger in self.loggers:
+            if isinstance(logger, lightning.pytorch.loggers.TensorBoardLogger):
+                for name, image in figures(case, test, baseline, differences, base_differences).items():
+                    logger.experiment.add_image(name, image, self.global_step, dataformats="HWC")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        metrics = self.trainer.callback_metrics
+        scores = {name: float(value) for name, value in metrics.items() if name.startswith(("val/", "classical/"))}
+        checkpoint["progress"] = {
+            "frozen": self._frozen,
+            "seconds": self.seconds,
+            "step": self.global_step,
+            "scores": {name: round(value, 6) for name, value in scores.items() if math.isfinite(value)},
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._frozen = checkpoint["progress"]["frozen"]
+        self._seconds_before = checkpoint["progress"]["seconds"]
+
+
+def parameter_groups(network: nn.Module) -> list[nn.Module | list[nn.Module]]:
+    """Parts of a network, earliest first, that discriminative learning rates and freezing tell apart."""
+    return network.parameter_groups() if hasattr(network, "parameter_groups") else [network]
+
+
+def split_parameters(part: nn.Module) -> dict[str, list[nn.Parameter]]:
+    """Parameters by how they are treated: decayed matrices, biases, and normalisation, never frozen."""
+    kinds: dict[str, list[nn.Parameter]] = {"matrices": [], "vectors": [], "normalisation": []}
+    for module in part.modules():
+        normalises = isinstance(module, nn.modules.batchnorm._BatchNorm)
+        for parameter in module.parameters(recurse=False):
+            kind = "normalisation" if normalises else "matrices" if parameter.ndim > 1 else "vectors"
+            kinds[kind].append(parameter)
+    return kinds
+
+
+def learning_rates(schedule: Schedule, done: float, groups: int) -> tuple[list[float], float]:
+    """Learning rate of each parameter group, earliest first, and Adam's first momentum.
+
+    Parameters
+    ----------
+    schedule : Schedule
+    done : float
+        Fraction of training done, 0 to 1.
+    groups : int
+
+    Notes
+    -----
+    With `freeze_epochs`, fastai's `fine_tune` (fastai 2.7.15, callback/schedule.py): a one-cycle with its peak at
+    99 % and the encoder at a tenth of the rate, of which only batch norm is trained; then half the rate, spread
+    geometrically over the groups by `encoder_ratio`, from a fifth up to its peak at `warmup` and down.
+    """
+    frozen = schedule.freeze_epochs / schedule.epochs
+    if done < frozen:
+        factor, momentum = one_cycle(done / frozen, 0.99, 25)
+        peaks = [schedule.learning_rate / 10] * (groups - 1) + [schedule.learning_rate]
+        return [peak * factor for peak in peaks], momentum
+    done = (done - frozen) / (1 - frozen)
+    peak = schedule.learning_rate / 2 if frozen else schedule.learning_rate
+    momentum = 0.9
+    if schedule.shape == "one-cycle":
+        factor, momentum = one_cycle(done, schedule.warmup, 5 if frozen else 25)
+    elif done < schedule.warmup:
+        factor = max(done / schedule.warmup, 1e-3)
+    elif schedule.shape == "cosine":
+        along = (done - schedule.warmup) / (1 - schedule.warmup)
+        factor = schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * along)) / 2
+    else:
+        factor = 1.0
+    spread = [schedule.encoder_ratio ** (g / (groups - 1) - 1) if groups > 1 else 1.0 for g in range(groups)]
+    return [peak * factor * s for s in spread], momentum
+
+
+def one_cycle(done: float, peak_at: float, start_divisor: float) -> tuple[float, float]:
+    """Rate relative to its peak, and momentum, of the one-cycle policy (arXiv:1803.09820) with cosine ramps."""
+
+    def ramp(start: float, end: float, along: float) -> float:
+        return end + (start - end) * (1 + math.cos(math.pi * along)) / 2
+
+    if done < peak_at:
+        return ramp(1 / start_divisor, 1, done / peak_at), ramp(0.95, 0.85, done / peak_at)
+    along = (done - peak_at) / (1 - peak_at)
+    return ramp(1, 1e-5, along), ramp(0.85, 0.95, along)

@@ -1,0 +1,197 @@
+"""A training run: everything checked first, then trained, then exported as a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+import yaml
+from lightning.pytorch.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ModelCheckpoint, Timer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
+
+from .. import __version__
+from ..checkpoints import Card, load_checkpoint, save_checkpoint
+from ..engine import resolve_device, resolve_precision
+from ..errors import InputError
+from ..losses import build_loss
+from ..networks import build
+from .configuration import Configuration
+from .data import DWIData
+from .module import Training
+from .validation import HIGHER_IS_BETTER
+
+PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+
+
+def train(config: Configuration) -> Path:
+    """Train a network and export the best one.
+
+    Writes into `config.output`: configuration.yaml, metrics.csv, TensorBoard events, last.ckpt and best.ckpt to
+    resume from, and `<name>.safetensors`.
+
+    Returns
+    -------
+    Path of the exported checkpoint.
+
+    Raises
+    ------
+    InputError
+        Before training, if configuration or data cannot be used.
+    ProcessingError
+        If the loss ceases to be finite.
+    """
+    output = config.output
+    last = output / "last.ckpt"
+    if last.exists() and not config.resume:
+        raise InputError(f"{output} holds a training run already; set resume=true or choose another output.")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    lightning.seed_everything(config.seed, workers=True, verbose=False)
+    network = make_network(config)
+    loss = build_loss(config.loss)
+    joint = None
+    if loss.needs_gradients or config.data.volumes is not None:
+        joint = config.data.volumes or 10**6
+    data = DWIData(config, network.slice_input, joint)
+    module = Training(config, network.to(memory_format=torch.channels_last), loss)
+    if config.schedule.freeze_epochs and len(module.groups) < 2:
+        raise InputError(
+            f"schedule.freeze_epochs is {config.schedule.freeze_epochs}, but {config.network.architecture} has no "
+            "encoder to freeze; set it to 0."
+        )
+    output.mkdir(parents=True, exist_ok=True)
+    best = ModelCheckpoint(
+        output,
+        filename="best",
+        monitor=f"val/{config.validation.monitor}" if data.held_out else None,
+        mode="max" if config.validation.monitor in HIGHER_IS_BETTER else "min",
+        every_n_epochs=config.validation.every,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    trainer = make_trainer(config, best, validates=bool(data.held_out))
+    if trainer.is_global_zero:
+        text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        (output / "configuration.yaml").write_text(text, encoding="utf-8")
+    trainer.fit(module, data, ckpt_path=last if config.resume and last.exists() else None, weights_only=True)
+    exported = output / f"{config.name}.safetensors"
+    if trainer.is_global_zero:
+        stored = torch.load(best.best_model_path or last, map_location="cpu", weights_only=True)
+        prefix = "network."
+        weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
+        save_checkpoint(exported, weights, make_card(config, data, module, stored["progress"]), overwrite=True)
+    trainer.strategy.barrier()
+    return exported
+
+
+def make_network(config: Configuration) -> nn.Module:
+    """Build the network, with the weights it starts from, and see that it serves the scales."""
+    wanted = config.network
+    network = build(wanted.architecture, **wanted.arguments)
+    if wanted.start_from is not None:
+        start(network, wanted.start_from)
+    network.eval()
+    for scale in config.scales:
+        shown = torch.zeros(1, network.slice_input.channels, 32, 32)
+        with torch.inference_mode():
+            shape = tuple(network(shown, scale).shape)
+        if shape != (1, 1, 32 * scale, 32 * scale):
+            raise InputError(f"{wanted.architecture} makes {shape} of a 32 x 32 slice at scale {scale}.")
+    return network.train()
+
+
+def start(network: nn.Module, name: str) -> None:
+    """Copy the weights of a checkpoint; what the network has beyond it (the head of a new scale) stays as it is."""
+    weights = load_checkpoint(name).weights
+    own = network.state_dict()
+    fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
+    if len(fitting) < len(own) / 2:
+        raise InputError(
+            f"Only {len(fitting)} of the network's {len(own)} weights are in {name}; give network.architecture and "
+            "network.arguments as on that checkpoint's card."
+        )
+    network.load_state_dict(fitting, strict=False)
+
+
+def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) -> lightning.Trainer:
+    """Lightning's Trainer as configured."""
+    schedule, machine = config.schedule, config.machine
+    callbacks: list[Callback] = [
+        best,
+        ModelCheckpoint(
+            config.output, save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
+        ),
+    ]
+    if schedule.ema is not None:
+        callbacks.append(EMAWeightAveraging(decay=schedule.ema))
+    if schedule.max_minutes is not None:
+        callbacks.append(Timer({"seconds": schedule.max_minutes * 60}))
+    if schedule.patience is not None:
+        if not validates:
+            raise InputError("schedule.patience needs subjects held out; set data.validation or leave it out.")
+        callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=schedule.patience))
+    device = resolve_device({"gpu": "cuda"}.get(machine.accelerator, machine.accelerator))
+    return lightning.Trainer(
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
+        strategy=machine.strategy,
+        precision=PRECISIONS[resolve_precision(machine.precision, device)],
+        max_epochs=schedule.epochs,
+        gradient_clip_val=schedule.clip,
+        accumulate_grad_batches=schedule.accumulate,
+        check_val_every_n_epoch=config.validation.every,
+        limit_val_batches=None if validates else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=10,
+        deterministic="warn" if machine.deterministic else False,
+        use_distributed_sampler=False,
+        callbacks=callbacks,
+        logger=[CSVLogger(config.output, "csv"), TensorBoardLogger(config.output, "", "tensorboard")],
+        enable_progress_bar=machine.progress,
+        enable_model_summary=False,
+        default_root_dir=config.output,
+    )
+
+
+def make_card(config: Configuration, data: DWIData, module: Training, reached: dict[str, Any]) -> Card:
+    """The card of a network as it was when `reached` was noted: everything the training knows."""
+    scans = data.scans
+    low = max(config.scales), min(config.scales)
+    planes = [size for scan in scans for size in scan.voxel_sizes[:2]]
+    across = [scan.voxel_sizes[2] for scan in scans]
+    weighted = [b for scan in scans for b in scan.bvals]
+    drawn = config.degradation.model_dump(mode="json")
+    degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
+    return Card(
+        name=config.name,
+        architecture=config.network.architecture,
+        arguments=config.network.arguments,
+        scales=config.scales,
+        task=config.task,
+        normalisation=config.normalisation,
+        degradation=degradation | drawn,
+        voxel_sizes={
+            "in_plane": [round(min(planes) * low[1], 3), round(max(planes) * low[0], 3)],
+            "slice": [round(min(across), 3), round(max(across), 3)],
+        },
+        bvals=(min(weighted), max(weighted)),
+        loss={"terms": module.loss.description},
+        scores={"monitored": config.validation.monitor, **reached["scores"]},
+        training={
+            "scans": sorted(path.name for path in data.files),
+            "held_out": sorted(path.name for path in data.held_out),
+            "steps": reached["step"],
+            "minutes": round(reached["seconds"] / 60, 2),
+            "seed": config.seed,
+            "start_from": config.network.start_from or "",
+            "augmentation": config.augmentation.model_dump(mode="json"),
+            "schedule": config.schedule.model_dump(mode="json"),
+            "versions": {"dwi-superres": __version__, "torch": torch.__version__, "lightning": lightning.__version__},
+        },
+        licence=config.licence,
+        provenance=config.provenance,
+    )

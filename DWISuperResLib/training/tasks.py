@@ -1,0 +1,42 @@
+"""How a slab of slices becomes what the network is shown of it; the slab itself is the target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .. import degradation
+from .configuration import Configuration
+from .scans import Scan
+
+Slab = NDArray[np.float32]
+Task = Callable[[Slab, Scan, int, Configuration, np.random.Generator], Slab]
+
+
+def reduce_resolution(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np.random.Generator) -> Slab:
+    """Super-resolution's input: (..., H, W) lowered by `scale`; model, blur and noise drawn from the ranges."""
+    drawn = config.degradation
+    models = list(drawn.models)
+    chances = np.array([drawn.models[m] for m in models])
+    model = models[rng.choice(len(models), p=chances / chances.sum())]
+    # In steps of a fiftieth, so that the operators are shared between slabs.
+    width = round(float(rng.uniform(*drawn.fwhm)) * 50) / 50 * scale if model == "gaussian" else None
+    rows, columns = (degradation.operator(n, scale, model, width) for n in slab.shape[-2:])
+    return add_noise(separable(slab, rows, columns), scan, scale, config, rng)
+
+
+def add_noise(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np.random.Generator) -> Slab:
+    """Denoising's input: Rician noise of a drawn percentage of the scan's b0 level."""
+    sigma = float(rng.uniform(*config.degradation.noise)) / 100 * scan.level
+    return degradation.rician(slab, sigma, rng) if sigma > 0 else slab
+
+
+TASKS: dict[str, Task] = {"super-resolution": reduce_resolution, "denoising": add_noise}
+"""Each makes (..., H / scale, W / scale) from (..., H, W), in signal units."""
+
+
+def separable(slab: Slab, rows: NDArray, columns: NDArray) -> Slab:
+    """Multiply the last two axes of `slab` by a matrix each."""
+    return np.matmul(rows.astype(np.float32), np.matmul(slab, columns.T.astype(np.float32)))
