@@ -1,0 +1,178 @@
+"""Feature losses: distances between what a fixed network sees in two images, over any registered backbone."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ..errors import InputError
+from . import untrained, vgg
+
+GRAM_FACTOR = 20000.0
+"""Factor of the gram term in the reference implementation of arXiv 2605.15895 (its gram weights are all
+zero)."""
+
+PAPER_WEIGHTS = (92.0, 52.0, 46.0, 94.0, 108.0)
+"""Weights of arXiv 2605.15895 for `vgg.PAPER_TAPS`."""
+
+_BACKBONES: dict[str, Callable[..., Any]] = {}
+
+
+def register_backbone(name: str):
+    """Decorate a factory of a backbone.
+
+    The factory takes `taps` (names, or None for its default) and its own options, and returns a module
+    that maps images (B, 1, H, W) to a dict of tap name to features (B, C, h, w), runs no layer beyond the
+    deepest tap, and carries `taps` (tuple of names) and `description` (JSON values for a checkpoint's card).
+    """
+
+    def decorate(factory):
+        _BACKBONES[name] = factory
+        return factory
+
+    return decorate
+
+
+def backbones() -> tuple[str, ...]:
+    """Names of the registered backbones."""
+    return tuple(_BACKBONES)
+
+
+def build_backbone(name: str, taps: Sequence[str] | None = None, **options: Any) -> Any:
+    """Build a backbone: frozen, in evaluation mode; see `register_backbone`."""
+    if name not in _BACKBONES:
+        raise InputError(f"The backbone {name!r} is unknown; choose from {', '.join(_BACKBONES)}.")
+    factory = _BACKBONES[name]
+    try:
+        inspect.signature(factory).bind(taps=taps, **options)
+    except TypeError as error:
+        takes = [p for p in inspect.signature(factory).parameters if p != "taps"]
+        raise InputError(f"The options of the backbone {name!r} do not fit: {error}; it takes {takes}.") from None
+    return factory(taps=taps, **options).eval().requires_grad_(False)
+
+
+@register_backbone("vgg16")
+def _vgg16(taps=None, *, weights="torchvision", normalisation="auto", seed=0, untrained_deeper=False, download=False):
+    return vgg.vgg_features("vgg16", taps, weights, normalisation, seed, untrained_deeper, download)
+
+
+@register_backbone("vgg16_bn")
+def _vgg16_bn(
+    taps=None, *, weights="torchvision", normalisation="auto", seed=0, untrained_deeper=False, download=False
+):
+    return vgg.vgg_features("vgg16_bn", taps, weights, normalisation, seed, untrained_deeper, download)
+
+
+register_backbone("untrained")(untrained.UntrainedFeatures)
+
+
+class FeatureLoss(nn.Module):
+    """sum_i w_i d(F_i(prediction), F_i(target)) + 20000 sum_i g_i mean|G_i(prediction) - G_i(target)|.
+
+    F_i are the features at tap i, d the mean absolute (l1) or mean squared (l2) difference, G = F Fᵀ / (c
+    h w) the gram matrix (arXiv 2605.15895; with `untrained` and l2: the uPL of
+    doi:10.1371/journal.pone.0318992).
+
+    Parameters
+    ----------
+    backbone : str
+        "vgg16", "vgg16_bn", "untrained", or another registered one.
+    taps : sequence of str, "paper", or None
+        Layers to read; "paper": relu1_2, relu2_2, relu3_3, relu4_3, relu5_3; None: the backbone's default
+        (VGG: relu1_2, untrained: every layer).
+    tap_weights, gram_weights : sequence of float, optional
+        One w_i and g_i for each tap; w_i default to the paper's with its taps, else 1; g_i to 0. A tap
+        with both at 0 is dropped, so it costs nothing.
+    distance : {"l1", "l2"}
+    relative : bool
+        Divide each tap's distance by the target's mean absolute (l1) or mean squared (l2) feature, so that
+        terms of backbones of different scale compare.
+    **options
+        Options of the backbone.
+    """
+
+    def __init__(
+        self,
+        backbone: str = "vgg16_bn",
+        taps: Sequence[str] | str | None = None,
+        tap_weights: Sequence[float] | None = None,
+        gram_weights: Sequence[float] | None = None,
+        distance: str = "l1",
+        relative: bool = False,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        if distance not in ("l1", "l2"):
+            raise InputError(f"The feature distance is {distance!r}; expected l1 or l2.")
+        if taps == "paper":
+            taps, tap_weights = vgg.PAPER_TAPS, PAPER_WEIGHTS if tap_weights is None else tap_weights
+        elif isinstance(taps, str):
+            taps = (taps,)
+        if taps is None and (tap_weights is not None or gram_weights is not None):
+            raise InputError("The weights of a feature loss are given without its taps; name the taps.")
+        if taps is not None:
+            count = len(taps)
+            tap_weights = _checked_weights("tap_weights", tap_weights, count, 1.0)
+            gram_weights = _checked_weights("gram_weights", gram_weights, count, 0.0)
+            kept = [i for i in range(count) if tap_weights[i] or gram_weights[i]]
+            if not kept or len(set(taps)) < count:
+                raise InputError(f"The taps {list(taps)} hold none of weight above 0, or one twice; repair the list.")
+            taps = [taps[i] for i in kept]
+            tap_weights, gram_weights = [tap_weights[i] for i in kept], [gram_weights[i] for i in kept]
+        self.backbone = build_backbone(backbone, taps, **options)
+        self.taps = tuple(taps or self.backbone.taps)
+        self.tap_weights = tuple(tap_weights or [1.0] * len(self.taps))
+        self.gram_weights = tuple(gram_weights or [0.0] * len(self.taps))
+        self.distance = functional.l1_loss if distance == "l1" else functional.mse_loss
+        self.relative = bool(relative)
+        self.description = {
+            "backbone": backbone,
+            "taps": list(self.taps),
+            "tap_weights": list(self.tap_weights),
+            "gram_weights": list(self.gram_weights),
+            "distance": distance,
+            "relative": self.relative,
+            **self.backbone.description,
+        }
+
+    def train(self, mode: bool = True) -> FeatureLoss:
+        """Keep the backbone in evaluation mode whatever the trainer sets."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Loss of images (B, N, H, W) or (B, N, D, H, W); the N images of a sample are seen one by one."""
+        with torch.no_grad():
+            wanted = self.backbone(target.flatten(0, 1).unsqueeze(1))
+        seen = self.backbone(prediction.flatten(0, 1).unsqueeze(1))
+        total = prediction.new_zeros(())
+        for tap, weight, gram_weight in zip(self.taps, self.tap_weights, self.gram_weights, strict=True):
+            if weight:
+                distance = self.distance(seen[tap], wanted[tap])
+                if self.relative:
+                    size = self.distance(wanted[tap], torch.zeros_like(wanted[tap]))
+                    distance = distance / size.clamp_min(torch.finfo(size.dtype).tiny)
+                total = total + weight * distance
+            if gram_weight:
+                gram_distance = functional.l1_loss(gram(seen[tap]), gram(wanted[tap]))
+                total = total + GRAM_FACTOR * gram_weight * gram_distance
+        return total
+
+
+def gram(features: Tensor) -> Tensor:
+    """Gram matrices F Fᵀ / (c h w), shape (B, C, C), of features (B, C, h, w)."""
+    flat = features.flatten(2)
+    return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
+
+
+def _checked_weights(name: str, weights: Sequence[float] | None, count: int, default: float) -> list[float]:
+    values = [default] * count if weights is None else [float(w) for w in weights]
+    if len(values) != count or not all(0 <= w < float("inf") for w in values):
+        raise InputError(f"{name} is {values}; expected {count} numbers of 0 or more, one for each tap.")
+    return values

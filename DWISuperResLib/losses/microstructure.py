@@ -1,0 +1,111 @@
+"""Losses on what is fitted to the signals: log-signal ratios and fractional anisotropy.
+
+Both see the volumes of one scan together, (B, N, H, W) in one common intensity unit: volumes normalised
+one by one would have lost the ratios. Voxels weigh by the target's b0 signal, so tissue counts and
+background does not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..dwi import B0_THRESHOLD
+from ..errors import InputError
+
+Gradients = tuple[Tensor, Tensor]
+
+
+class _SignalLoss(nn.Module):
+    needs_gradients = True
+
+    def __init__(self, floor: float = 0.01) -> None:
+        super().__init__()
+        if not 0 < floor < 1:
+            raise InputError(f"The signal floor is {floor!r}; expected a fraction of the b0 signal between 0 and 1.")
+        self.floor = float(floor)
+        self.description: dict[str, Any] = {"floor": self.floor}
+
+    def _prepare(self, images: Tensor, is_b0: Tensor) -> tuple[Tensor, Tensor]:
+        """Signals and their mean b0 (B, 1, H, W), raised to the floor (of the image's mean b0, for the
+        b0)."""
+        b0 = images[:, is_b0].mean(1, keepdim=True)
+        b0 = torch.maximum(b0, self.floor * b0.detach().mean((1, 2, 3), keepdim=True).clamp_min(1e-6))
+        return torch.maximum(images, self.floor * b0.detach()), b0
+
+
+class LogRatioLoss(_SignalLoss):
+    """Mean over weighted volumes and voxels of |ln(S/S0) - ln(S'/S0')|, voxels weighted by S0.
+
+    S0 is the mean of the b0 volumes, so the loss sees b times the error of the apparent diffusivity.
+
+    Parameters
+    ----------
+    floor : float
+        Signals below this fraction of their S0 count as this much; keeps the logarithm finite.
+    """
+
+    def forward(self, prediction: Tensor, target: Tensor, gradients: Gradients) -> Tensor:
+        """Loss of (B, N, H, W) given (b-values (N,), directions (N, 3))."""
+        is_b0 = _checked_b0(prediction, gradients)
+        ratios = []
+        for images in (prediction, target.detach()):
+            signal, b0 = self._prepare(images, is_b0)
+            ratios.append(torch.log(signal[:, ~is_b0] / b0))
+        return _weighted_mean((ratios[0] - ratios[1]).abs().mean(1, keepdim=True), target, is_b0)
+
+
+class FractionalAnisotropyLoss(_SignalLoss):
+    """Mean over voxels of |FA - FA'|, weighted by S0, from a tensor fit that is differentiated through.
+
+    Parameters
+    ----------
+    fit : {"ols", "wls"}
+        Method of the tensor fit.
+    floor : float
+        See `LogRatioLoss`.
+    """
+
+    def __init__(self, fit: str = "wls", floor: float = 0.01) -> None:
+        super().__init__(floor)
+        if fit not in ("ols", "wls"):
+            raise InputError(f"The tensor fit is {fit!r}; expected ols or wls.")
+        self.fit = fit
+        self.description = {"fit": fit, "floor": self.floor}
+
+    def forward(self, prediction: Tensor, target: Tensor, gradients: Gradients) -> Tensor:
+        """Loss of (B, N, H, W) given (b-values (N,), directions (N, 3)); at least 6 directions."""
+        from ..microstructure.tensor import fit_tensor, fractional_anisotropy
+
+        is_b0 = _checked_b0(prediction, gradients)
+        bvals, bvecs = (table.detach().cpu().double().numpy() for table in gradients)
+        anisotropies = []
+        for images in (prediction, target.detach()):
+            signal, _ = self._prepare(images, is_b0)
+            tensor = fit_tensor(signal.movedim(1, -1), bvals, bvecs, self.fit)
+            anisotropies.append(fractional_anisotropy(tensor)[:, None])
+        return _weighted_mean((anisotropies[0] - anisotropies[1]).abs(), target, is_b0)
+
+
+def _weighted_mean(error: Tensor, target: Tensor, is_b0: Tensor) -> Tensor:
+    weight = target[:, is_b0].detach().mean(1, keepdim=True).clamp_min(0)
+    return (error * weight).sum() / weight.sum().clamp_min(1e-12)
+
+
+def _checked_b0(images: Tensor, gradients: Gradients) -> Tensor:
+    bvals, bvecs = gradients
+    count = images.shape[1]
+    if images.ndim != 4 or bvals.shape != (count,) or bvecs.shape != (count, 3):
+        raise InputError(
+            f"Images of shape {tuple(images.shape)} do not fit a gradient table of {tuple(bvals.shape)} "
+            "b-values and "
+            f"{tuple(bvecs.shape)} directions; expected (B, N, H, W), (N,) and (N, 3)."
+        )
+    is_b0 = bvals <= B0_THRESHOLD
+    if not is_b0.any() or is_b0.all():
+        raise InputError(
+            f"{int(is_b0.sum())} of {count} volumes are b0; a microstructure loss needs b0 and weighted volumes."
+        )
+    return is_b0

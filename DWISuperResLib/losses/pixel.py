@@ -1,0 +1,112 @@
+"""Losses that compare intensities: Charbonnier, SSIM, MS-SSIM (L1 and L2 are PyTorch's own)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import InputError, MissingDependencyError
+
+_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_WINDOW = 11
+
+
+class CharbonnierLoss(nn.Module):
+    """Mean of sqrt(d² + epsilon²) - epsilon: L1 that is smooth at zero (doi:10.1109/ICIP.1994.413553).
+
+    Parameters
+    ----------
+    epsilon : float
+        Intensity difference below which it turns quadratic.
+    """
+
+    def __init__(self, epsilon: float = 1e-3) -> None:
+        super().__init__()
+        if not epsilon > 0:
+            raise InputError(f"The Charbonnier epsilon is {epsilon!r}; expected a number above 0.")
+        self.epsilon = float(epsilon)
+        self.description = {"epsilon": self.epsilon}
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        # hypot has no gradient at (0, 0) and loses none to cancellation elsewhere.
+        epsilon = prediction.new_tensor(self.epsilon)
+        return (torch.hypot(prediction - target, epsilon) - epsilon).mean()
+
+
+class SSIMLoss(nn.Module):
+    """1 - SSIM, Gaussian window sigma 1.5 (doi:10.1109/TIP.2003.819861); images (B, N, H, W) or (B, 1, D,
+    H, W).
+
+    Parameters
+    ----------
+    data_range : float
+        Intensity range L of the constants (0.01 L)² and (0.03 L)².
+    """
+
+    def __init__(self, data_range: float = 1.0) -> None:
+        super().__init__()
+        self.data_range = _checked_range(data_range)
+        self.description = {"data_range": self.data_range}
+        self._functional = _torchmetrics_image()
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        ssim = self._functional.structural_similarity_index_measure(prediction, target, data_range=self.data_range)
+        return 1 - ssim
+
+
+class MultiScaleSSIMLoss(nn.Module):
+    """1 - MS-SSIM (doi:10.1109/ACSSC.2003.1292216).
+
+    Similarities are mapped from [-1, 1] to [0, 1] before their fractional powers: left negative, or cut at
+    zero, their gradient would not be finite.
+
+    Parameters
+    ----------
+    data_range : float
+        Intensity range, see `SSIMLoss`.
+    scales : int, optional
+        Number of dyadic scales, 1 to 5 (exponents rescaled to sum to 1); by default as many as the image
+        holds: 5 above 160 px.
+    """
+
+    def __init__(self, data_range: float = 1.0, scales: int | None = None) -> None:
+        super().__init__()
+        self.data_range = _checked_range(data_range)
+        if scales is not None and scales not in range(1, 6):
+            raise InputError(f"The number of MS-SSIM scales is {scales!r}; expected 1 to 5.")
+        self.scales = scales
+        self.description = {"data_range": self.data_range, "scales": scales}
+        self._functional = _torchmetrics_image()
+
+    def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
+        side = min(prediction.shape[2:])
+        fitting = [n for n in range(1, 6) if side // max(1, n - 1) ** 2 >= _WINDOW and side >= 2**n]
+        scales = max(fitting, default=0) if self.scales is None else self.scales
+        if scales not in fitting:
+            raise InputError(
+                f"The image's shortest side is {side} px, too short for MS-SSIM at {self.scales or 1} "
+                "scales; "
+                "use fewer scales or larger patches."
+            )
+        total = sum(_BETAS[:scales])
+        return 1 - self._functional.multiscale_structural_similarity_index_measure(
+            prediction,
+            target,
+            data_range=self.data_range,
+            betas=tuple(beta / total for beta in _BETAS[:scales]),
+            normalize="simple",
+        )
+
+
+def _checked_range(data_range: float) -> float:
+    if not data_range > 0:
+        raise InputError(f"The data range is {data_range!r}; expected a number above 0.")
+    return float(data_range)
+
+
+def _torchmetrics_image():
+    try:
+        from torchmetrics.functional import image
+    except ImportError:
+        raise MissingDependencyError("The SSIM losses need torchmetrics: pip install torchmetrics.") from None
+    return image
