@@ -116,9 +116,7 @@ def phantom(
         If a size, the SNR or the table of shells is not positive.
     """
     if snr is not None and not snr > 0:
-        raise InputError(
-            f"The SNR of the phantom is {snr}; expected a positive number, or None for no noise."
-        )
+        raise InputError(f"The SNR of the phantom is {snr}; expected a positive number, or None for no noise.")
     bvals, bvecs = _gradients(shells)
     affine = _affine(shape, voxel_size, supersampling)
     signal = np.empty((*shape, len(bvals)), dtype=np.float32, order="F")
@@ -180,9 +178,7 @@ def _affine(shape: Sequence[int], voxel_size: Sequence[float], supersampling: in
 def _gradients(shells: Sequence[tuple[float, int]]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Directions spread over the half sphere by the golden spiral, another turn in every shell."""
     if not shells or any(b < 0 or n < 1 for b, n in shells):
-        raise InputError(
-            f"The shells of the phantom are {shells}; expected pairs of b-value and number of volumes."
-        )
+        raise InputError(f"The shells of the phantom are {shells}; expected pairs of b-value and number of volumes.")
     bvals, bvecs = [], []
     for turn, (b, n) in enumerate(shells):
         height = (np.arange(n) + 0.5) / n

@@ -1,0 +1,283 @@
+"""The command line: files in and out, exit codes, JSON lines, cancelling; the library's own tests cover the numbers."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from DWISuperResLib import cli, phantoms
+from DWISuperResLib.degradation import MODELS, degrade
+from DWISuperResLib.interpolation import METHODS, interpolate
+from DWISuperResLib.io import read_dwi, read_image, write_dwi, write_image
+from DWISuperResLib.microstructure import MAPS, compute_maps
+
+ROOT = Path(__file__).parents[1]
+SHELLS = ((0, 1), (1000, 7))
+
+
+@pytest.fixture(scope="module")
+def scan():
+    return phantoms.phantom((16, 20, 4), (10, 10, 12), shells=SHELLS)
+
+
+@pytest.fixture
+def scan_file(scan, tmp_path):
+    path = tmp_path / "scan.nii.gz"
+    write_dwi(scan, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network whose last layers are zero: it adds nothing to the sinc interpolation."""
+    import torch
+
+    from DWISuperResLib.checkpoints import Card, save_checkpoint
+    from DWISuperResLib.networks import build
+
+    arguments = {"scales": [2], "width": 8, "blocks": [1, 1], "neighbours": 0, "guidance": []}
+    network = build("sr_unet", **arguments)
+    weights = network.state_dict()
+    for name in weights:
+        if name.startswith("tails."):
+            weights[name] = torch.zeros_like(weights[name])
+    path = tmp_path_factory.mktemp("checkpoint") / "nothing.safetensors"
+    save_checkpoint(path, weights, Card("nothing", "sr_unet", arguments, (2,)))
+    return path
+
+
+def run(*arguments):
+    return cli.main([str(argument) for argument in arguments])
+
+
+def json_lines(capfd):
+    output = capfd.readouterr().out
+    assert output.isascii()
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def test_commands_show_help_with_an_example(capsys):
+    commands = ["run", "maps", "compare", "degrade", "evaluate", "train", "demo"]
+    commands += ["checkpoints list", "checkpoints info", "checkpoints import"]
+    for command in commands:
+        with pytest.raises(SystemExit) as exit_:
+            run(*command.split(), "--help")
+        assert exit_.value.code == 0
+        assert f"dwi-superres {command}" in capsys.readouterr().out.split("example:")[1]
+
+
+def test_help_names_every_choice(capsys):
+    for command, names in (("run", METHODS), ("degrade", MODELS), ("maps", MAPS)):
+        with pytest.raises(SystemExit):
+            run(command, "--help")
+        text = capsys.readouterr().out
+        assert all(name in text for name in names)
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd", ".nhdr"])
+def test_degrade_and_interpolate_write_what_the_library_computes(scan, scan_file, tmp_path, suffix):
+    low, up = tmp_path / f"low{suffix}", tmp_path / f"up{suffix}"
+    assert run("degrade", scan_file, low, "--scale", 2, "--snr", 20, "--seed", 3) == 0
+    expected = degrade(scan, 2, snr=20, seed=3)
+    np.testing.assert_allclose(read_dwi(low).signal, expected.signal, rtol=1e-6)
+    assert run("run", low, up, "--method", "cubic") == 0
+    written = read_dwi(up)
+    np.testing.assert_allclose(written.signal, interpolate(expected, 2, method="cubic").signal, rtol=1e-5, atol=1e-2)
+    np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)
+
+
+def test_a_network_that_adds_nothing_gives_the_sinc_interpolation(scan, scan_file, checkpoint, tmp_path):
+    out, deviation = tmp_path / "sr.nrrd", tmp_path / "deviation.nrrd"
+    options = ["--device", "cpu", "--precision", "fp32", "--consistent", "--uncertainty", deviation]
+    assert run("run", scan_file, out, "--checkpoint", checkpoint, *options, "--batch-size", 3) == 0
+    expected = interpolate(scan, 2).signal
+    np.testing.assert_allclose(read_dwi(out).signal, expected, atol=2e-3 * expected.max())
+    assert read_dwi(deviation).signal.max() < 1e-2 * expected.max()
+
+
+def test_maps_of_a_given_mask(scan, scan_file, tmp_path):
+    mask = np.zeros(scan.spatial_shape, np.uint8)
+    mask[4:12, 5:15, 1:3] = 1
+    write_image(mask, scan.affine, tmp_path / "mask.nrrd")
+    options = ["--maps", "md,gfa", "--format", "nrrd", "--mask", tmp_path / "mask.nrrd"]
+    assert run("maps", scan_file, tmp_path / "maps", *options) == 0
+    expected = compute_maps(scan, ("md", "gfa"), mask=mask)
+    assert {path.name for path in (tmp_path / "maps").iterdir()} == {"md.nrrd", "gfa.nrrd", "mask.nrrd"}
+    for name, values in expected.items():
+        written, affine = read_image(tmp_path / "maps" / f"{name}.nrrd")
+        np.testing.assert_allclose(written, values, rtol=1e-6)
+        np.testing.assert_allclose(affine, scan.affine, atol=1e-6)
+
+
+def test_compare_writes_maps_differences_statistics_and_a_report(scan, scan_file, tmp_path, capfd):
+    noisy = tmp_path / "noisy.nrrd"
+    write_dwi(degrade(scan, 1, snr=15), noisy)
+    assert run("compare", scan_file, noisy, tmp_path / "out", "--maps", "fa,qa", "--progress", "json") == 0
+    result = json_lines(capfd)[-1]
+    assert result["type"] == "result"
+    names = {f"{m}_{kind}.nii.gz" for m in ("fa", "qa") for kind in ("reference", "test", "difference")}
+    assert names | {"statistics.tsv", "report.html"} <= {path.name for path in (tmp_path / "out").iterdir()}
+    fa = {kind: read_image(tmp_path / "out" / f"fa_{kind}.nii.gz")[0] for kind in ("reference", "test", "difference")}
+    np.testing.assert_allclose(fa["difference"], fa["test"] - fa["reference"], atol=1e-6)
+    header, *rows = [line.split("\t") for line in Path(result["statistics"]).read_text().splitlines()]
+    brain = dict(zip(header, next(row for row in rows if row[:2] == ["fa", "brain"]), strict=True))
+    assert float(brain["mae"]) > 0
+    assert int(brain["n"]) > 100
+    assert "<html" in Path(result["report"]).read_text(encoding="utf-8")
+
+
+def test_evaluate_scores_every_method(scan_file, checkpoint, tmp_path):
+    options = ["--checkpoint", checkpoint, "--methods", "nearest,sinc", "--device", "cpu"]
+    assert run("evaluate", scan_file, tmp_path / "out", *options) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "scores.tsv", "scores.json"}
+    methods = {row["method"] for row in json.loads((tmp_path / "out" / "scores.json").read_text())["scores"]}
+    assert methods == {"nearest", "sinc", "nothing"}
+
+
+def test_checkpoints_list_and_info(checkpoint, capfd):
+    assert run("checkpoints", "list", "--progress", "json") == 0
+    (line,) = json_lines(capfd)
+    from DWISuperResLib.checkpoints import shipped_checkpoints
+
+    assert [card["name"] for card in line["checkpoints"]] == shipped_checkpoints()
+    assert run("checkpoints", "info", checkpoint) == 0
+    assert "sr_unet" in capfd.readouterr().out
+
+
+def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, capfd, monkeypatch):
+    """What a library prints, even from C, must not end up between the lines."""
+    from DWISuperResLib import engine
+
+    original = engine.super_resolve
+
+    def chatty(*arguments, **options):
+        print("a message from Python")
+        os.write(1, b"a message from C\n")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(engine, "super_resolve", chatty)
+    out = tmp_path / "größe.nii.gz"
+    assert run("run", scan_file, out, "--checkpoint", checkpoint, "--progress", "json") == 0
+    captured = capfd.readouterr()
+    assert captured.out.isascii()
+    lines = [json.loads(line) for line in captured.out.splitlines()]
+    assert lines[0]["type"] == "status"
+    assert lines[-1] == {"type": "result", "output": str(out)}
+    fractions = [line["fraction"] for line in lines if line["type"] == "progress"]
+    assert fractions == sorted(fractions)
+    assert fractions[-1] == 1
+    assert "a message from Python" in captured.err
+    assert "a message from C" in captured.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "{tmp}/absent.nii.gz", "{tmp}/out.nii.gz", "--method", "sinc"], "absent.nii.gz"),
+        (["run", "{scan}", "{tmp}/out.jpg", "--method", "sinc"], "not named as an image"),
+        (["run", "{scan}", "{scan}", "--method", "sinc"], "already exists"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--method", "magic"], "magic"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--method", "sinc", "--ensemble"], "--ensemble"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--checkpoint", "{tmp}/absent.safetensors"], "absent.safetensors"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--scale", "two"], "--scale"),
+        (["run", "{scan}"], "output"),
+        (["degrade", "{scan}", "{tmp}/out.nii.gz", "--scale", "9"], "1 to 5"),
+        (["maps", "{scan}", "{tmp}/maps", "--maps", "fa,colour"], "colour"),
+        (["maps", "{scan}", "{tmp}", "--maps", "fa"], "not empty"),
+        (["compare", "{scan}", "{low}", "{tmp}/out"], "same grid"),
+        (["checkpoints", "info", "absent"], "absent"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_bad_input_exits_2_with_one_sentence_and_leaves_nothing(scan, scan_file, tmp_path, arguments, words, capfd):
+    low = tmp_path / "low.nrrd"
+    write_dwi(degrade(scan, 2), low)
+    before = sorted(tmp_path.iterdir())
+    filled = [text.format(scan=scan_file, tmp=tmp_path, low=low) for text in arguments]
+    assert run(*filled) == 2
+    error = capfd.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("dwi-superres: ")
+    assert words in error
+    assert run(*filled, "--progress", "json") == 2
+    last = json_lines(capfd)[-1]
+    assert last["type"] == "error"
+    assert words in last["message"]
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_outputs_are_refused_before_anything_is_read(tmp_path, scan_file, capfd):
+    existing = tmp_path / "out.nii.gz"
+    existing.write_bytes(b"precious")
+    assert run("run", tmp_path / "absent.nii.gz", existing, "--method", "sinc") == 2
+    assert "already exists" in capfd.readouterr().err
+    assert existing.read_bytes() == b"precious"
+    assert run("run", scan_file, existing, "--method", "sinc", "--overwrite") == 0
+    assert read_dwi(existing).spatial_shape == (32, 40, 4)
+
+
+def test_a_mask_on_another_grid_is_refused(scan, scan_file, tmp_path, capfd):
+    write_image(np.ones((3, 3, 3), np.uint8), scan.affine, tmp_path / "mask.nii.gz")
+    assert run("maps", scan_file, tmp_path / "maps", "--mask", tmp_path / "mask.nii.gz") == 2
+    assert "mask" in capfd.readouterr().err
+
+
+def test_an_unexpected_failure_exits_1_and_shows_its_traceback_only_when_asked(scan_file, tmp_path, capfd, monkeypatch):
+    from DWISuperResLib import interpolation
+
+    def broken(*arguments, **options):
+        raise RuntimeError("the flux\ncapacitor broke")
+
+    monkeypatch.setattr(interpolation, "interpolate", broken)
+    arguments = ("run", scan_file, tmp_path / "out.nii.gz", "--method", "sinc")
+    assert run(*arguments) == 1
+    error = capfd.readouterr().err
+    assert "RuntimeError: the flux capacitor broke" in error
+    assert "Traceback" not in error
+    with pytest.raises(RuntimeError, match="capacitor"):
+        run(*arguments, "--debug")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_cancels_and_leaves_no_file(scan_file, tmp_path, capfd, monkeypatch, number, code):
+    from DWISuperResLib import microstructure
+
+    def interrupted(*arguments, **options):
+        signal.raise_signal(number)
+        pytest.fail("the signal was ignored")
+
+    monkeypatch.setattr(microstructure, "compute_maps", interrupted)
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    before = sorted(tmp_path.iterdir())
+    assert run("maps", scan_file, tmp_path / "maps", "--progress", "json") == code
+    assert json_lines(capfd)[-1]["kind"] == "Cancelled"
+    assert sorted(tmp_path.iterdir()) == before
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows ends a process without a signal")
+def test_terminating_the_process_stops_it_at_once(tmp_path, checkpoint):
+    table = phantoms.phantom((1, 1, 1), shells=((0, 4), (1000, 60)))
+    noise = np.random.default_rng(0).uniform(1, 2, (64, 64, 20, 64))
+    write_dwi(replace(table, signal=noise), tmp_path / "large.nii")
+    before = sorted(tmp_path.iterdir())
+    command = [sys.executable, "-m", "DWISuperResLib", "run", str(tmp_path / "large.nii"), str(tmp_path / "sr.nii.gz")]
+    command += ["--checkpoint", str(checkpoint), "--device", "cpu", "--batch-size", "1", "--progress", "json"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for line in process.stdout:
+            if json.loads(line)["type"] == "progress":
+                break
+        process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        rest = [json.loads(line) for line in process.stdout]
+        assert process.wait(timeout=60) == 143
+    assert time.monotonic() - begun < 30
+    assert rest[-1]["kind"] == "Cancelled"
+    assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,39 @@
+"""What loads when: the package, the help and the list of checkpoints must not wait for heavy libraries."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+HEAVY = ("torch", "dipy", "scipy", "matplotlib", "nibabel", "lightning", "rich")
+REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import DWISuperResLib; dir(DWISuperResLib)",
+        "from DWISuperResLib.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass",
+        "from DWISuperResLib.cli import main; main(['checkpoints', 'list', '--progress', 'json'])",
+    ],
+)
+def test_light_work_loads_no_heavy_library(statement):
+    result = subprocess.run(
+        [sys.executable, "-c", f"{statement}\n{REPORT}"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_first_line_comes_before_torch_is_loaded():
+    statement = (
+        "import sys\n"
+        "from DWISuperResLib import cli, progress\n"
+        "class Watch(progress.Reporter):\n"
+        "    def status(self, message): print('torch' in sys.modules, file=sys.stderr); sys.exit(0)\n"
+        "cli.reporter = lambda mode: Watch()\n"
+        "cli.main(['run', 'absent.nii.gz', 'out.nii.gz'])\n"
+    )
+    result = subprocess.run([sys.executable, "-c", statement], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stderr.splitlines()[-1] == "False"
