@@ -70,9 +70,7 @@ def test_some_point_has_three_crossing_bundles():
 def test_curved_bundles_turn_and_directions_are_unit_vectors(truth):
     lengths = np.linalg.norm(truth.directions, axis=-1)
     np.testing.assert_allclose(lengths[truth.fibres > 0], 1, atol=1e-5)
-    genu = truth.directions[truth.fibres[..., phantoms.BUNDLES.index("genu")] > 0.3][
-        :, phantoms.BUNDLES.index("genu")
-    ]
+    genu = truth.directions[truth.fibres[..., phantoms.BUNDLES.index("genu")] > 0.3][:, phantoms.BUNDLES.index("genu")]
     assert np.ptp(genu[:, 1]) > 0.5
 
 
@@ -100,9 +98,7 @@ def test_noise_is_rician_and_set_by_the_seed(truth):
     assert not np.array_equal(phantoms.phantom(SHAPE, VOXEL, snr=20, seed=2).signal, noisy.signal)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"shape": (8, 8)}, {"voxel_size": (2, 2, 0)}, {"snr": 0}, {"shells": ()}]
-)
+@pytest.mark.parametrize("arguments", [{"shape": (8, 8)}, {"voxel_size": (2, 2, 0)}, {"snr": 0}, {"shells": ()}])
 def test_impossible_requests_are_refused(arguments):
     with pytest.raises(InputError, match="expected"):
         phantoms.phantom(**{"shape": (4, 4, 2), **arguments})
