@@ -23,9 +23,12 @@ if TYPE_CHECKING:
 
 # Architecture -> module of this package that registers it; imported on first use, since each brings in torch.
 _HOMES = {
+    "dncnn": "denoisers",
     "dynamic_unet": "dynamic_unet",
+    "residual": "denoisers",
     "sr_unet": "sr_unet",
     "ssfd": "ssfd",
+    "swin_unetr": "denoisers",
 }
 
 _CLASSES: dict[str, type[nn.Module]] = {}
