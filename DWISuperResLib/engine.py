@@ -241,7 +241,7 @@ class _Batcher:
                     raise ProcessingError(
                         "A single slice does not fit into the device's free memory; close other programs or use the CPU."
                     ) from error
-                self.size = max(1, self.size // 2)
+                self.size = self.size // 2
                 if x.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue

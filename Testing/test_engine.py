@@ -1,0 +1,196 @@
+"""Slicewise inference: geometry, batching, memory, cancelling, ensemble, consistency."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import DWISuperResLib as dsr
+from DWISuperResLib import checkpoints, engine, grid, networks
+from DWISuperResLib.errors import Cancelled, InputError, ProcessingError
+from DWISuperResLib.networks.sr_unet import zero_filled
+from DWISuperResLib.slices import SliceInput
+
+
+def checkpoint_of(seed=0, scales=(2, 3), **arguments):
+    arguments = {
+        "scales": list(scales),
+        "width": 4,
+        "blocks": [1, 1],
+        "neighbours": 1,
+        "guidance": ["q_smooth"],
+    } | arguments
+    torch.manual_seed(seed)
+    network = networks.build("sr_unet", **arguments)
+    for parameter in network.parameters():  # the last layers start at zero: make every layer count
+        nn.init.normal_(parameter, std=0.1)
+    card = checkpoints.Card(name="test", architecture="sr_unet", arguments=arguments, scales=tuple(scales))
+    return checkpoints.Checkpoint(card, network.state_dict())
+
+
+def options(**more):
+    return {"device": "cpu", "precision": "fp32"} | more
+
+
+@pytest.mark.parametrize("axis", ["i", "j", "k"])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_result_lies_on_the_refined_grid_with_the_same_table(small_dwi, scale, axis):
+    result = dsr.super_resolve(small_dwi, checkpoint_of(), scale, **options(axis=axis))
+    expected = dsr.interpolate(small_dwi, scale, axis=axis)
+    grid.check_same_grid(result, expected)
+    np.testing.assert_array_equal(result.bvecs, small_dwi.bvecs)
+    assert not np.allclose(result.signal, expected.signal, rtol=1e-3)
+
+
+@pytest.mark.parametrize("axis", ["i", "j", "k"])
+def test_a_network_that_adds_nothing_gives_the_sinc_interpolation(small_dwi, axis):
+    checkpoint = checkpoint_of()
+    weights = {k: torch.zeros_like(v) if k.startswith("tails") else v for k, v in checkpoint.weights.items()}
+    result = dsr.super_resolve(small_dwi, replace(checkpoint, weights=weights), 2, **options(axis=axis))
+    expected = dsr.interpolate(small_dwi, 2, axis=axis)
+    np.testing.assert_allclose(result.signal, expected.signal.clip(0), rtol=1e-4, atol=1e-2)
+
+
+def test_result_does_not_depend_on_batch_size_and_repeats(small_dwi):
+    results = [
+        dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(batch_size=size)).signal for size in (1, 7, 64, 64)
+    ]
+    for other in results[1:3]:
+        np.testing.assert_allclose(other, results[0], rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(results[2], results[3])
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(small_dwi, monkeypatch):
+    expected = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options()).signal
+    sizes = []
+    from DWISuperResLib.networks.sr_unet import SRUNet
+
+    forward = SRUNet.forward
+
+    def scarce(self, x, scale):
+        sizes.append(len(x))
+        if len(x) > 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 10 bytes.")
+        return forward(self, x, scale)
+
+    monkeypatch.setattr(SRUNet, "forward", scarce)
+    result = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(batch_size=16)).signal
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-3)
+    assert sizes[:4] == [10, 5, 2, 2] or sizes[:3] == [10, 8, 4]
+
+    monkeypatch.setattr(SRUNet, "forward", lambda self, x, scale: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ProcessingError, match="single slice does not fit"):
+        dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options())
+
+
+def test_an_error_that_is_not_about_memory_is_not_hidden(small_dwi, monkeypatch):
+    from DWISuperResLib.networks.sr_unet import SRUNet
+
+    monkeypatch.setattr(SRUNet, "forward", lambda *a: (_ for _ in ()).throw(RuntimeError("shape mismatch")))
+    with pytest.raises(RuntimeError, match="shape mismatch"):
+        dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options())
+
+
+def test_cancel_stops_between_batches(small_dwi):
+    fractions = []
+    with pytest.raises(Cancelled):
+        dsr.super_resolve(
+            small_dwi,
+            checkpoint_of(),
+            2,
+            **options(
+                batch_size=1,
+                progress=lambda fraction, message: fractions.append(fraction),
+                cancel=lambda: len(fractions) >= 3,
+            ),
+        )
+    assert len(fractions) == 3
+    assert max(fractions) < 1
+
+
+def test_progress_runs_from_0_to_1(small_dwi):
+    seen = []
+    dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(progress=lambda f, m: seen.append(f)))
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+
+
+def test_slices_outside_the_mask_are_interpolated_and_the_others_do_not_change(small_dwi):
+    mask = np.zeros(small_dwi.spatial_shape, bool)
+    mask[4, 4, 1:3] = True
+    whole = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(mask=np.ones_like(mask))).signal
+    masked = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(mask=mask)).signal
+    np.testing.assert_allclose(masked[:, :, 1:3], whole[:, :, 1:3], rtol=1e-6)
+    sinc = dsr.interpolate(small_dwi, 2).signal
+    np.testing.assert_allclose(masked[:, :, [0, 3]], sinc[:, :, [0, 3]], rtol=1e-4, atol=1e-2)
+
+
+@pytest.mark.parametrize("model", ["kspace", "area", "gaussian", "paper"])
+def test_consistent_results_degrade_to_the_input(small_dwi, model):
+    checkpoint = checkpoint_of()
+    checkpoint = replace(checkpoint, card=replace(checkpoint.card, degradation={"model": model}))
+    result = dsr.super_resolve(small_dwi, checkpoint, 2, **options(consistent=True))
+    again = dsr.degrade(result, 2, model=model)
+    np.testing.assert_allclose(again.signal, small_dwi.signal, rtol=2e-4, atol=2e-4 * small_dwi.signal.max())
+    free = dsr.degrade(dsr.super_resolve(small_dwi, checkpoint, 2, **options()), 2, model=model)
+    assert np.abs(free.signal - small_dwi.signal).max() > 1
+
+
+def test_ensemble_commutes_with_flips_and_transposition(small_dwi):
+    square = replace(small_dwi, signal=small_dwi.signal[:10])
+    kwargs = options(ensemble=True)
+    result = dsr.super_resolve(square, checkpoint_of(guidance=[]), 2, **kwargs).signal
+    for move in (lambda a: a[::-1], lambda a: a[:, ::-1], lambda a: a.swapaxes(0, 1)):
+        moved = dsr.super_resolve(replace(square, signal=move(square.signal)), checkpoint_of(guidance=[]), 2, **kwargs)
+        np.testing.assert_allclose(moved.signal, move(result), rtol=1e-4, atol=1e-2)
+
+
+def test_uncertainty_is_the_spread_of_the_ensemble(small_dwi):
+    result, spread = engine.super_resolve_with_uncertainty(small_dwi, checkpoint_of(), 2, **options())
+    np.testing.assert_allclose(
+        result.signal, dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(ensemble=True)).signal
+    )
+    assert spread.shape == result.signal.shape
+    assert spread.max() > 0
+    assert spread.min() >= 0
+
+
+class LinearUpsampler(nn.Module):
+    """Symmetric under the ensemble: its spread must be zero."""
+
+    slice_input = SliceInput()
+
+    def forward(self, x, scale):
+        return zero_filled(x, scale)
+
+
+def test_a_symmetric_network_has_no_uncertainty(small_dwi, monkeypatch):
+    checkpoint = checkpoint_of()
+    monkeypatch.setattr(checkpoints.Checkpoint, "network", lambda self: LinearUpsampler())
+    _, spread = engine.super_resolve_with_uncertainty(small_dwi, checkpoint, 2, **options())
+    assert spread.max() < 1e-3 * small_dwi.signal.max()
+
+
+def test_bf16_stays_close_to_fp32(small_dwi):
+    exact = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options()).signal
+    rounded = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(precision="bf16")).signal
+    assert np.sqrt(np.mean((rounded - exact) ** 2)) < 0.01 * exact.mean()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"scale": 4}, "serves scales 2, 3, not 4"),
+        ({"precision": "int8"}, "precision is 'int8'; expected auto"),
+        ({"device": "nosuch"}, "device 'nosuch' cannot be used here"),
+        ({"batch_size": 0}, "expected at least 1"),
+        ({"mask": np.ones((2, 2, 2), bool)}, "mask has matrix"),
+        ({"axis": "x"}, "slice axis is 'x'"),
+        ({"checkpoint": "nosuch"}, "No checkpoint 'nosuch'"),
+    ],
+)
+def test_bad_requests_are_refused_in_one_sentence(small_dwi, change, sentence):
+    with pytest.raises(InputError, match=sentence):
+        dsr.super_resolve(small_dwi, **({"checkpoint": checkpoint_of()} | options() | change))

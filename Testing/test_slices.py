@@ -1,0 +1,85 @@
+"""What a network sees: normalisation, neighbours, guidance."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from DWISuperResLib.errors import InputError
+from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput, shells
+
+
+def directions(n, seed=0):
+    g = np.random.default_rng(seed).normal(size=(n, 3))
+    return g / np.linalg.norm(g, axis=1, keepdims=True)
+
+
+def slab_of(dwi, index, neighbours):
+    members = np.clip(np.arange(index - neighbours, index + neighbours + 1), 0, dwi.spatial_shape[2] - 1)
+    return torch.from_numpy(dwi.signal.transpose(3, 2, 1, 0)[:, members].copy())
+
+
+def test_channels_are_the_slice_its_neighbours_and_guidance(small_dwi):
+    spec = SliceInput(2, ("mean_b0", "mean_dwi"))
+    gains = np.arange(1, 11, dtype=np.float32)
+    assemble = SliceAssembler(spec, small_dwi.bvals, small_dwi.bvecs, Normalisation(0.0, gains))
+    x = assemble(slab_of(small_dwi, 2, 2), [5, 0])
+    assert x.shape == (2, spec.channels, 10, 12)
+    volumes = small_dwi.signal.transpose(3, 2, 1, 0)
+    for channel, index in enumerate((2, 1, 3, 0, 3)):  # offsets 0, -1, +1, -2, +2, the last one beyond the end
+        np.testing.assert_allclose(x[0, channel], volumes[5, index] * 6, rtol=1e-6)
+    expected = (volumes[:2, 2] * gains[:2, None, None]).mean(0)
+    np.testing.assert_allclose(x[1, 5], expected, rtol=1e-6)
+    expected = (volumes[2:, 2] * gains[2:, None, None]).mean(0)
+    np.testing.assert_allclose(x[0, 6], expected, rtol=1e-5)
+
+
+def test_restore_undoes_the_normalisation(small_dwi):
+    for kind in ("volume", "paper"):
+        normalisation = Normalisation.measure(small_dwi.signal, kind)
+        assemble = SliceAssembler(SliceInput(), small_dwi.bvals, small_dwi.bvecs, normalisation)
+        slab = slab_of(small_dwi, 1, 0)
+        restored = assemble.restore(assemble(slab, range(10)), range(10))
+        torch.testing.assert_close(restored, slab, rtol=1e-5, atol=1e-3)
+
+
+def test_paper_normalisation_maps_the_whole_scan_to_0_and_1(small_dwi):
+    normalisation = Normalisation.measure(small_dwi.signal, "paper")
+    scaled = (small_dwi.signal - normalisation.offset) * normalisation.gains
+    assert scaled.min() == pytest.approx(0, abs=1e-6)
+    assert scaled.max() == pytest.approx(1)
+
+
+def test_q_smooth_keeps_a_signal_that_is_quadratic_in_the_direction_and_averages_noise():
+    g = np.concatenate((np.zeros((2, 3)), directions(30)))
+    bvals = np.array([0.0, 5.0] + [1000.0] * 30)
+    tensor = np.array([[3, 0.5, 0], [0.5, 2, 0.2], [0, 0.2, 1]])
+    signal = 10 + np.einsum("ni,ij,nj->n", g, tensor, g)
+    signal[:2] = 50, 70
+    assemble = SliceAssembler(SliceInput(0, ("q_smooth",)), bvals, g, Normalisation(0.0, np.ones(32, np.float32)))
+    noise = np.random.default_rng(1).normal(size=(32, 1, 40, 40))
+    smooth = assemble(torch.from_numpy((signal[:, None, None, None] + noise).astype(np.float32)), range(32))[
+        :, 1
+    ].numpy()
+    np.testing.assert_allclose(smooth[2:].mean((1, 2)), signal[2:], atol=0.15)
+    np.testing.assert_allclose(smooth[:2].mean((1, 2)), 60, atol=0.15)
+    # A fit of 6 coefficients to 30 samples keeps 6/30 of the noise variance on average.
+    assert smooth[2:].var(axis=(1, 2)).mean() == pytest.approx(6 / 30, rel=0.1)
+
+
+def test_shells_are_found_by_gaps():
+    members = shells(np.array([0, 995, 2010, 5, 1005, 1990, 0, 1000.0]))
+    assert [m.tolist() for m in members] == [[0, 6, 3], [1, 7, 4], [5, 2]]
+
+
+def test_unknown_guidance_and_too_many_neighbours_are_refused():
+    with pytest.raises(InputError, match="Unknown guidance"):
+        SliceInput(0, ("t1",))
+    with pytest.raises(InputError, match="expected 0 to 8"):
+        SliceInput(9)
+
+
+def test_a_scan_of_zeros_is_normalised_without_a_division_by_zero(small_dwi):
+    empty = replace(small_dwi, signal=np.zeros_like(small_dwi.signal))
+    assert np.isfinite(Normalisation.measure(empty.signal, "volume").gains).all()
