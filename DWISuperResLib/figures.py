@@ -1,0 +1,433 @@
+"""Figures of the report as SVG text: slices in anatomical orientation, spectra, densities, errors by class.
+
+Text and axes use `currentColor`, so one figure serves a light page, a dark page and paper. Only Matplotlib's object
+interface is used; nothing touches pyplot or the display.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import matplotlib
+import nibabel as nib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .evaluation import DIRECTION_FA, FA_CLASSES, Candidate, Evaluation
+from .microstructure import angular_error
+
+INK = "#010203"  # stands for the page's text colour until the SVG is written
+PLANES = ("sagittal", "coronal", "axial")  # perpendicular to R, A, S
+LABELS = {"fa": "FA", "md": "MD", "qa": "QA", "gfa": "GFA", "dwi": "DWI", "b0": "b0"}
+INTERPOLATION_COLOURS = ("#8c8c8c", "#56b4e9", "#0072b2", "#e0a100", "#cc79a7", "#009e73")
+CHECKPOINT_COLOURS = ("#d55e00", "#7f5fc7", "#b8336a", "#4d7c0f")
+PAGE = 8.6
+"""Width in inches of a figure that fills the page."""
+ZOOM_MM = 56.0
+"""Side of the zoomed region."""
+
+
+@dataclass(frozen=True)
+class View:
+    """How voxel arrays become pictures: axes reordered to R, A, S (the nearest ones), one plane, one region.
+
+    Pictures are in radiological convention: the patient's right is on the left; in sagittal ones anterior is.
+    """
+
+    affine: NDArray[np.float64]
+    plane: int  # RAS axis the picture is perpendicular to
+    position: int  # along that axis, in reordered voxels
+    box: tuple[slice, slice]  # rows (upwards) and columns (after mirroring), in voxels
+    sizes: tuple[float, float]  # mm of a row and of a column
+
+    @classmethod
+    def of_plane(cls, affine, plane: int, position: int, mask: NDArray[np.bool_]) -> View:
+        """The whole head in one plane, cropped to the mask with a margin of 4 mm."""
+        zooms = np.linalg.norm(affine[:3, :3], axis=0)[_order(affine)]
+        columns, rows = (a for a in range(3) if a != plane)
+        whole = cls(affine, plane, position, (slice(None), slice(None)), (zooms[rows], zooms[columns]))
+        extent = whole._picture(mask, "any")
+        box = []
+        for axis, size in enumerate(whole.sizes):
+            hit = np.flatnonzero(extent.any(axis=1 - axis))
+            margin = int(np.ceil(4 / size))
+            box.append(slice(max(0, hit[0] - margin), hit[-1] + 1 + margin))
+        return cls(affine, plane, position, (box[0], box[1]), whole.sizes)
+
+    def zoomed(self, centre: tuple[float, float], side: float = ZOOM_MM) -> View:
+        """A square region of `side` mm around a (row, column) of the whole picture."""
+        box = [
+            slice(max(0, round(c - side / 2 / s)), max(0, round(c - side / 2 / s)) + max(8, round(side / s)))
+            for c, s in zip(centre, self.sizes, strict=True)
+        ]
+        return View(self.affine, self.plane, self.position, (box[0], box[1]), self.sizes)
+
+    def picture(self, volume: NDArray) -> NDArray:
+        """(rows, columns[, 3]) of a volume (X, Y, Z[, 3]); the first row is the lowest."""
+        return self._picture(volume, "slice")[self.box]
+
+    def _picture(self, volume: NDArray, mode: str) -> NDArray:
+        ordered = to_ras_order(volume, self.affine)
+        plane = ordered.any(axis=self.plane) if mode == "any" else np.take(ordered, self.position, axis=self.plane)
+        return np.swapaxes(plane, 0, 1)[:, ::-1]
+
+    @property
+    def ends(self) -> tuple[str, str]:
+        """Letters for the left and the right edge of the picture."""
+        return ("A", "P") if self.plane == 0 else ("R", "L")
+
+
+def to_ras_order(volume: NDArray, affine: NDArray) -> NDArray:
+    """View of (X, Y, Z, ...) with axes permuted and flipped to the nearest R, A, S."""
+    return nib.orientations.apply_orientation(volume, nib.orientations.io_orientation(affine))
+
+
+def _order(affine: NDArray) -> list[int]:
+    """Voxel axis for each of R, A, S."""
+    return [int(i) for i in np.argsort(nib.orientations.io_orientation(affine)[:, 0])]
+
+
+def choose_views(evaluation: Evaluation) -> tuple[View, View]:
+    """The slice richest in fibres like those of the corpus callosum, in the plane of acquisition, and a zoom on them.
+
+    Such voxels have a high FA and run left to right near the middle; where there are fewer than 20, the densest
+    voxels of any direction serve.
+    """
+    affine, reference = evaluation.affine, evaluation.reference
+    mask, fa = to_ras_order(evaluation.mask, affine), to_ras_order(reference.maps["fa"], affine)
+    sideways = to_ras_order(np.abs(reference.direction[..., 0]), affine)
+    across = np.argwhere(mask)[:, 0]
+    near = np.abs(np.arange(mask.shape[0]) - across.mean()) <= 0.12 * np.ptp(across)
+    callosum = mask & (fa > 0.5) & (sideways > 0.85) & near[:, None, None]
+    if callosum.sum() < 20:
+        callosum = mask & (fa >= np.quantile(fa[mask], 0.98))
+    plane = _order(affine).index(evaluation.slice_axis)
+    count = callosum.sum(axis=tuple(a for a in range(3) if a != plane)).astype(float)
+    count = np.convolve(count, np.ones(3), mode="same")  # a slice whose neighbours hold them too
+    position = int(np.argmax(count))
+    whole = View.of_plane(affine, plane, position, evaluation.mask)
+    here = np.take(callosum, position, axis=plane)
+    picture = np.swapaxes(here, 0, 1)[:, ::-1]
+    centre = np.argwhere(picture).mean(0) if picture.any() else np.array(picture.shape) / 2
+    return whole, whole.zoomed((float(centre[0]), float(centre[1])))
+
+
+def colours(candidates: Sequence[Candidate]) -> dict[str, str]:
+    """A colour for each method, the same in every figure."""
+    classical, others = itertools.cycle(INTERPOLATION_COLOURS), itertools.cycle(CHECKPOINT_COLOURS)
+    return {c.name: next(classical if c.kind == "interpolation" else others) for c in candidates}
+
+
+# --------------------------------------------------------------------------------------------------------- pictures
+
+
+def picture_figure(evaluation: Evaluation, view: View, quantity: str, *, per_row: int = 4) -> str:
+    """One quantity by every method, above each its difference from the reference, on one symmetric scale."""
+    reference, mask = evaluation.reference, view.picture(evaluation.mask)
+    images = {c.name: view.picture(_volume(c, quantity)) for c in (reference, *evaluation.candidates)}
+    limits = _limits(quantity, images[reference.name][mask])
+    differences = {
+        n: np.where(mask, i - images[reference.name], np.nan) for n, i in images.items() if n != reference.name
+    }
+    bound = symmetric_bound(list(differences.values()))
+    cells = [(name, image, differences.get(name)) for name, image in images.items()]
+    figure, rows = _grid(cells, view, per_row)
+    picture = change = None
+    for (name, image, difference), (top, bottom) in zip(cells, rows, strict=False):
+        picture = _show(top, image, view, name, cmap="gray", vmin=limits[0], vmax=limits[1])
+        if difference is None:
+            bottom.set_axis_off()
+        else:
+            change = _show(bottom, difference, view, "", cmap="RdBu_r", vmin=-bound, vmax=bound)
+    first = rows[0][1]
+    _bar(figure, first, picture, LABELS[quantity] + _unit(quantity), 0.62)
+    _bar(figure, first, change, f"difference from {reference.name}", 0.22)
+    return to_svg(figure)
+
+
+def direction_figure(evaluation: Evaluation, view: View, *, per_row: int = 4) -> str:
+    """Colour-coded FA by every method, and below each the angle by which its principal direction is off."""
+    reference, mask = evaluation.reference, view.picture(evaluation.mask)
+    directed = mask & (view.picture(reference.maps["fa"]) >= DIRECTION_FA)
+    cells = []
+    for candidate in (reference, *evaluation.candidates):
+        angle = angular_error(view.picture(candidate.direction), view.picture(reference.direction))
+        cells.append((candidate.name, colour_fa(candidate, view), np.where(directed, angle, np.nan)))
+    figure, rows = _grid(cells, view, per_row)
+    for (name, image, angle), (top, bottom) in zip(cells, rows, strict=False):
+        _show(top, image, view, name)
+        if name == reference.name:
+            bottom.set_axis_off()
+        else:
+            error = _show(bottom, angle, view, "", cmap="inferno", vmin=0, vmax=30)
+    _bar(figure, rows[0][1], error, "angle to the reference (°)", 0.42)
+    return to_svg(figure)
+
+
+def zoom_figure(evaluation: Evaluation, view: View, names: Sequence[str]) -> str:
+    """DWI, FA, QA and colour FA of a few methods in one small region."""
+    reference = evaluation.reference
+    chosen = [reference, *(c for c in evaluation.candidates if c.name in names)]
+    mask = view.picture(evaluation.mask)
+    height, width = _extent(view, mask)
+    panel = PAGE / max(4, len(chosen))
+    figure = Figure(figsize=(panel * len(chosen) + 0.4, 4 * panel * height / width + 0.4))
+    axes = figure.subplots(4, len(chosen), squeeze=False, gridspec_kw={"wspace": 0.03, "hspace": 0.03})
+    figure.subplots_adjust(left=0.4 / figure.get_figwidth(), right=1, bottom=0, top=1 - 0.3 / figure.get_figheight())
+    for column, candidate in enumerate(chosen):
+        for row, quantity in enumerate(("dwi", "fa", "qa")):
+            low, high = _limits(quantity, view.picture(_volume(reference, quantity))[mask])
+            image = view.picture(_volume(candidate, quantity))
+            _show(axes[row, column], image, view, candidate.name if row == 0 else "", cmap="gray", vmin=low, vmax=high)
+        _show(axes[3, column], colour_fa(candidate, view), view, "")
+    for row, label in enumerate(("DWI", "FA", "QA", "colour FA")):
+        axes[row, 0].text(
+            -0.05, 0.5, label, transform=axes[row, 0].transAxes, rotation=90, ha="right", va="center", color=INK
+        )
+    return to_svg(figure)
+
+
+def planes_figure(evaluation: Evaluation, candidate: Candidate, quantity: str) -> str:
+    """One quantity in three planes: reference, candidate, difference."""
+    reference = evaluation.reference
+    centre = np.argwhere(to_ras_order(evaluation.mask, evaluation.affine)).mean(0).round().astype(int)
+    views = [View.of_plane(evaluation.affine, plane, int(centre[plane]), evaluation.mask) for plane in (2, 1, 0)]
+    shapes = [_extent(v, v.picture(evaluation.mask)) for v in views]
+    widest = max(w for _, w in shapes)
+    heights = [h / widest for h, _ in shapes]
+    panel = 2.7
+    figure = Figure(figsize=(3 * panel + 0.9, panel * sum(heights) + 0.35))
+    axes = figure.subplots(3, 3, gridspec_kw={"wspace": 0.03, "hspace": 0.04, "height_ratios": heights})
+    figure.subplots_adjust(
+        left=0, right=1 - 0.9 / figure.get_figwidth(), bottom=0.01, top=1 - 0.3 / figure.get_figheight()
+    )
+    pairs = [[v.picture(_volume(c, quantity)) for c in (reference, candidate)] for v in views]
+    inside = [v.picture(evaluation.mask) for v in views]
+    changes = [np.where(m, b - a, np.nan) for m, (a, b) in zip(inside, pairs, strict=True)]
+    bound = symmetric_bound(changes)
+    low, high = _limits(quantity, np.concatenate([a[m] for (a, _), m in zip(pairs, inside, strict=True)]))
+    for row, (view, pair) in enumerate(zip(views, pairs, strict=True)):
+        titles = (reference.name, candidate.name, f"{candidate.name} − {reference.name}") if row == 0 else ("", "", "")
+        for column, image in enumerate(pair):
+            picture = _show(axes[row, column], image, view, titles[column], cmap="gray", vmin=low, vmax=high)
+        change = _show(axes[row, 2], changes[row], view, titles[2], cmap="RdBu_r", vmin=-bound, vmax=bound)
+    for handle, label, bottom in ((picture, LABELS[quantity] + _unit(quantity), 0.55), (change, "difference", 0.1)):
+        cax = figure.add_axes((1 - 0.75 / figure.get_figwidth(), bottom, 0.015, 0.33))
+        _style_bar(figure.colorbar(handle, cax=cax), "")
+        cax.set_title(label, fontsize=8, color=INK, loc="left")
+    return to_svg(figure)
+
+
+def colour_fa(candidate: Candidate, view: View) -> NDArray:
+    """(rows, columns, 3): |direction| times FA; red left-right, green front-back, blue up-down."""
+    fa = np.clip(view.picture(candidate.maps["fa"]), 0, 1)[..., None]
+    return np.clip(1.3 * fa * np.abs(view.picture(candidate.direction)), 0, 1)
+
+
+def symmetric_bound(differences: Sequence[NDArray]) -> float:
+    """One bound for all difference pictures: the 99th percentile of all absolute differences."""
+    values = np.abs(np.concatenate([d[np.isfinite(d)] for d in differences]))
+    return float(np.quantile(values, 0.99)) or 1e-6 if len(values) else 1e-6
+
+
+def _volume(candidate: Candidate, quantity: str) -> NDArray:
+    return candidate.images[quantity] if quantity in candidate.images else candidate.maps[quantity]
+
+
+def _unit(quantity: str) -> str:
+    return {"md": " (mm²/s)", "dwi": " signal", "b0": " signal"}.get(quantity, "")
+
+
+def _limits(quantity: str, values: NDArray) -> tuple[float, float]:
+    """Black and white of the pictures of a quantity, from its reference's values in the mask."""
+    return (0.0, 1.0) if quantity == "fa" or not values.size else (0.0, float(np.quantile(values, 0.995)) or 1.0)
+
+
+def _extent(view: View, picture: NDArray) -> tuple[float, float]:
+    return picture.shape[0] * view.sizes[0], picture.shape[1] * view.sizes[1]
+
+
+def _grid(cells, view: View, per_row: int):
+    """A figure with a pair of panels (above, below) for each cell, wrapped, sized to the picture's shape."""
+    per_row = min(per_row, len(cells))
+    height, width = _extent(view, cells[0][1])
+    panel = PAGE / max(per_row, 3)
+    blocks = -(-len(cells) // per_row)
+    figure = Figure(figsize=(panel * per_row, blocks * (2 * panel * height / width + 0.34)))
+    outer = figure.add_gridspec(blocks, 1, left=0, right=1, bottom=0.005, top=1 - 0.26 / figure.get_figheight(),
+                                hspace=0.34 / (2 * panel * height / width))  # fmt: skip
+    pairs = []
+    for block in range(blocks):
+        inner = outer[block].subgridspec(2, per_row, wspace=0.03, hspace=0.02)
+        for column in range(per_row):
+            pair = [figure.add_subplot(inner[row, column]) for row in range(2)]
+            pairs.append(pair)
+            if len(pairs) > len(cells):
+                for axes in pair:
+                    axes.set_axis_off()
+    return figure, pairs
+
+
+def _show(axes, image: NDArray, view: View, title: str, **options):
+    height, width = _extent(view, image)
+    handle = axes.imshow(image, origin="lower", extent=(0, width, 0, height), interpolation="none", **options)
+    axes.patch.set_visible(False)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    if title:
+        axes.set_title(title, fontsize=10, color=INK, pad=4)
+        for x, letter, side in ((0.01, view.ends[0], "left"), (0.99, view.ends[1], "right")):
+            axes.text(x, 0.5, letter, transform=axes.transAxes, fontsize=8, color="#8c8c8c", ha=side, va="center")
+    return handle
+
+
+def _bar(figure, axes, handle, label: str, bottom: float) -> None:
+    """A horizontal colour bar within an empty panel."""
+    inset = axes.inset_axes((0.1, bottom, 0.8, 0.06))
+    _style_bar(figure.colorbar(handle, cax=inset, orientation="horizontal"), label)
+
+
+def _style_bar(bar, label: str) -> None:
+    bar.set_label(label, fontsize=8, color=INK)
+    bar.ax.tick_params(labelsize=8, color=INK, labelcolor=INK)
+    bar.locator = matplotlib.ticker.MaxNLocator(3, symmetric=False)
+    bar.update_ticks()
+    bar.outline.set_visible(False)
+
+
+# ------------------------------------------------------------------------------------------------------------ plots
+
+
+def spectrum_figure(evaluation: Evaluation, quantity: str) -> str:
+    """Power of the residual over in-plane frequency; dotted where grids of period 2, 4, 8 and 16 voxels would stand."""
+    figure, axes = _plot("in-plane frequency (cycles per voxel)", f"power of the {LABELS[quantity]} residual")
+    for period in (2, 4, 8, 16):
+        axes.axvline(1 / period, color=INK, alpha=0.35, lw=0.8, ls=":")
+        axes.annotate(f"1/{period}", (1 / period, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
+                      textcoords="offset points", fontsize=8, color=INK, ha="center")  # fmt: skip
+    palette = colours(evaluation.candidates)
+    for candidate in evaluation.candidates:
+        if quantity in candidate.spectra:
+            power = candidate.spectra[quantity]
+            frequency = (np.arange(len(power)) + 0.5) / (2 * len(power))
+            axes.semilogy(frequency, power, color=palette[candidate.name], label=candidate.name, **_weight(candidate))
+    axes.set_xlim(0, 0.505)
+    _legend(axes)
+    return to_svg(figure)
+
+
+def class_figure(evaluation: Evaluation, quantity: str, metric: str, label: str) -> str:
+    """An error by class of the reference's FA, for every method."""
+    classes = list(FA_CLASSES)
+    figure, axes = _plot("FA of the reference", label)
+    values = np.array(
+        [[evaluation.score(c.name, quantity, metric, region=r) for r in classes] for c in evaluation.candidates]
+    )
+    known = np.isfinite(values).any(axis=0)
+    _dots(axes, evaluation, [r.removeprefix("FA ") for r, k in zip(classes, known, strict=True) if k], values[:, known])
+    return to_svg(figure)
+
+
+def shell_figure(evaluation: Evaluation) -> str:
+    """Signal error by b-value, for every method."""
+    figure, axes = _plot("b-value (s/mm²)", "signal NRMSE")
+    values = [
+        [evaluation.score(c.name, "signal", "nrmse", volumes=s) for s in evaluation.shells]
+        for c in evaluation.candidates
+    ]
+    _dots(axes, evaluation, [s.removeprefix("b") for s in evaluation.shells], values)
+    return to_svg(figure)
+
+
+def agreement_figure(evaluation: Evaluation, candidate: Candidate, quantity: str) -> str:
+    """Scatter (left) and Bland-Altman plot (right) of a map inside the mask, as densities of voxels."""
+    first = evaluation.reference.maps[quantity][evaluation.mask].astype(float)
+    second = candidate.maps[quantity][evaluation.mask].astype(float)
+    top = float(np.quantile(np.concatenate((first, second)), 0.999)) or 1.0
+    bias, spread = (second - first).mean(), (second - first).std(ddof=1)
+    bound = max(4 * spread, 1e-9)
+    figure = Figure(figsize=(PAGE, 3.7), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    name = LABELS[quantity]
+    _style(left, f"{name}, {evaluation.reference.name}", f"{name}, {candidate.name}")
+    _style(right, f"mean {name} of both", f"{candidate.name} − {evaluation.reference.name}")
+    _density(left, first, second, (0, top), (0, top))
+    left.plot((0, top), (0, top), color=INK, lw=0.9, ls="--")
+    _density(right, (first + second) / 2, second - first, (0, top), (-bound, bound))
+    for value, text in ((bias, "bias"), (bias - 1.96 * spread, "−1.96 SD"), (bias + 1.96 * spread, "+1.96 SD")):
+        right.axhline(value, color=INK, lw=0.9, ls="-" if text == "bias" else "--")
+        right.annotate(f"{text}\n{value:+.3f}", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0),
+                       textcoords="offset points", fontsize=8, color=INK, va="center")  # fmt: skip
+    return to_svg(figure)
+
+
+def to_svg(figure: Figure) -> str:
+    """The figure as an <svg> element whose ink is the page's text colour and whose width is the page's to choose."""
+    figure.patch.set_visible(False)
+    buffer = io.StringIO()
+    # Text stays text and identifiers are the same on every run: these two can only be set through rcParams.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "DWISuperRes"}):
+        FigureCanvasSVG(figure).print_svg(
+            buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
+        )
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
+    head, rest = svg.split(">", 1)
+    return (
+        re.sub(r' (width|height)="[^"]*"', "", head)
+        + f' style="--natural: {7.4 * figure.get_figwidth():.1f}em">'
+        + rest
+    )
+
+
+def _plot(x: str, y: str):
+    figure = Figure(figsize=(PAGE / 2, 3.4), layout="constrained")
+    axes = figure.subplots()
+    _style(axes, x, y)
+    return figure, axes
+
+
+def _style(axes, x: str, y: str) -> None:
+    axes.patch.set_visible(False)
+    axes.set_xlabel(x, color=INK, fontsize=9)
+    axes.set_ylabel(y, color=INK, fontsize=9)
+    axes.tick_params(colors=INK, which="both", labelsize=8)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side in ("left", "bottom"))
+        spine.set_color(INK)
+
+
+def _weight(candidate: Candidate) -> dict[str, float]:
+    return {"lw": 1.2} if candidate.kind == "interpolation" else {"lw": 2.4}
+
+
+def _dots(axes, evaluation: Evaluation, categories: Sequence[str], values: NDArray | Sequence[Sequence[float]]) -> None:
+    palette = colours(evaluation.candidates)
+    for candidate, row in zip(evaluation.candidates, values, strict=True):
+        axes.plot(range(len(categories)), row, marker="o", ms=4, color=palette[candidate.name], label=candidate.name,
+                  **_weight(candidate))  # fmt: skip
+    axes.set_xticks(range(len(categories)), categories)
+    axes.set_xlim(-0.3, len(categories) - 0.7)
+    axes.set_ylim(bottom=0)
+    _legend(axes)
+
+
+def _legend(axes) -> None:
+    options = {"frameon": False, "fontsize": 8, "labelcolor": INK, "handlelength": 1.4, "columnspacing": 1.2}
+    axes.figure.legend(loc="outside lower center", ncols=4, **options)
+
+
+def _density(axes, x: NDArray, y: NDArray, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
+    counts, _, _ = np.histogram2d(x, y, bins=120, range=(x_range, y_range))
+    counts[counts == 0] = np.nan
+    options = {"origin": "lower", "aspect": "auto", "interpolation": "none", "cmap": "viridis"}
+    axes.imshow(counts.T, extent=(*x_range, *y_range), norm=LogNorm(vmin=0.7), **options)
