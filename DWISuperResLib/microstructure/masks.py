@@ -45,18 +45,24 @@ def brain_mask(dwi: DWI) -> NDArray[np.bool_]:
         mean = np.add.reduceat(mean, np.arange(0, mean.shape[axis], block), axis=axis)
 
     _, mask = median_otsu(mean, median_radius=2, numpass=1)
-    labels, count = ndimage.label(mask)
-    if not count:
+    if not mask.any():
         return np.ones(dwi.spatial_shape, dtype=bool)
-    mask = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    mask = _closed(mask, dwi.voxel_sizes * blocks)
+    mask = _closed(_largest_component(mask), dwi.voxel_sizes * blocks)
     for axis in range(3):
         in_plane = np.zeros((3, 3, 3), dtype=bool)
         in_plane[tuple(slice(1, 2) if a == axis else slice(None) for a in range(3))] = True
         mask = ndimage.binary_fill_holes(mask, structure=in_plane & ndimage.generate_binary_structure(3, 1))
+    mask = _largest_component(mask)
     for axis, block in enumerate(blocks):
         mask = mask.repeat(block, axis=axis)
     return crop(mask, dwi.spatial_shape)
+
+
+def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    from scipy.ndimage import label
+
+    labels, _ = label(mask)
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 def _closed(mask: NDArray[np.bool_], voxel_sizes: NDArray[np.float64]) -> NDArray[np.bool_]:

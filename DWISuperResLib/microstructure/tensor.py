@@ -101,6 +101,8 @@ class TensorFit:
             log_signal = torch.maximum(signal, floor).log()
         else:
             log_signal = signal.clamp_min(MIN_SIGNAL).log()
+        # Relative to the largest: only S0 changes, and equal signals give exactly no tensor.
+        log_signal = log_signal - log_signal.detach().amax(0)
         parameters = self._inverse @ log_signal
         determined = torch.ones_like(log_signal[0])
         for step in range({"ols": 0, "wls": 1, "iwls": 3}[self.method]):
@@ -114,7 +116,9 @@ class TensorFit:
             # Where zeros in the signal leave too few volumes with weight, the unweighted estimate stands.
             usable = determined > 1e3 * torch.finfo(signal.dtype).eps
             parameters = parameters + torch.where(usable, change, 0.0)
-        return self._to_tensor @ parameters[1:], determined
+        # Zeros raised to the floor stand so far from the others that float32 loses the residuals.
+        within_range = log_signal.detach().amin(0) > -9
+        return self._to_tensor @ parameters[1:], determined * within_range
 
 
 def _solve_symmetric(upper: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
