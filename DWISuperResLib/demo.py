@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .degradation import degrade
-from .evaluation import angles, evaluate
+from .evaluation import evaluate
 from .io import output_directory, read_dwi, write_dwi, write_image
+from .microstructure import angular_error
 from .phantoms import phantom, phantom_truth
 from .report import write_report
 
@@ -92,7 +93,7 @@ def fibre_errors(evaluation: Evaluation) -> dict[str, str]:
     single = evaluation.mask & (truth.fibres.max(-1) > SINGLE_FIBRE)
     return {
         f"median angle to the true fibres, {candidate.name}": (
-            f"{np.median(angles(candidate.direction[single], true[single])):.2f}°"
+            f"{np.median(angular_error(candidate.direction[single], true[single])):.2f}°"
         )
         for candidate in (evaluation.reference, *evaluation.candidates)
     }
