@@ -52,7 +52,7 @@ def ras_to_fsl(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArr
     return unit_vectors(np.linalg.solve(_fsl_axes(affine), bvecs.T).T)
 
 
-def unit_vectors(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+def unit_vectors(vectors: NDArray) -> NDArray[np.float64]:
     """Vectors (N, 3) at length 1, or 0 where they were shorter than 1e-6.
 
     Tables hold a few digits, and some hold directions such as (1, 0, 1) that only a direction is meant by.
@@ -62,7 +62,8 @@ def unit_vectors(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _fsl_axes(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-    if np.linalg.det(axes) > 0:
-        axes[:, 0] *= -1
+    with np.errstate(invalid="ignore", divide="ignore"):  # a singular affine is for the DWI to refuse
+        axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+        if np.linalg.det(axes) > 0:
+            axes[:, 0] *= -1
     return axes

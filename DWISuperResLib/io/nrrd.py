@@ -8,9 +8,8 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +84,8 @@ def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str) -> None:
             f"The scan has {dwi.n_volumes} volumes, and 3D Slicer loses the gradients of a NRRD file with fewer than "
             f"{FEWEST_VOLUMES}; write NIfTI (.nii.gz) instead."
         )
-    largest = dwi.bvals.max()
+    # The length of a vector carries its b-value, so an unweighted volume without direction becomes b = 0.
+    largest = dwi.bvals[dwi.bvecs.any(axis=1)].max(initial=0.0)
     scaled = dwi.bvecs * np.sqrt(dwi.bvals / (largest or 1.0))[:, None] * SPACES["lps"] + 0.0
     keys = {"modality": "DWMRI", "DWMRI_b-value": repr(float(largest))}
     keys |= {f"DWMRI_gradient_{n:04d}": " ".join(repr(float(x)) for x in g) for n, g in enumerate(scaled)}
@@ -128,12 +128,18 @@ def write_image(
         lines += [f"{key}:={value}" for key, value in keys.items()]
     if data is not None:
         lines.append(f"data file: {data_name}")
-    with ExitStack() as stack:
-        file = stack.enter_context(open(path, "xb"))
+    with open(path, "xb") as file:
         file.write("\n".join([*lines, "", ""]).encode("utf-8"))
-        if data is not None:
-            file = stack.enter_context(open(data, "xb"))
-        write_voxels(stack.enter_context(compressed_output(file)), voxels, dtype)
+        if data is None:
+            _write_data(file, voxels, dtype)
+    if data is not None:
+        with open(data, "xb") as file:
+            _write_data(file, voxels, dtype)
+
+
+def _write_data(file: IO[bytes], voxels: NDArray, dtype: np.dtype) -> None:
+    with compressed_output(file) as stream:
+        write_voxels(stream, voxels, dtype)
 
 
 def _vector(values: NDArray) -> str:

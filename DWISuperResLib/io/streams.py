@@ -19,7 +19,7 @@ from ..errors import InputError
 try:
     from isal import igzip, igzip_threaded, isal_zlib
 
-    DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)
+    DAMAGED: tuple[type[Exception], ...] = (OSError, EOFError, isal_zlib.error)  # type: ignore[assignment]
 except ImportError:  # no wheel for this platform: zlib writes the same, ten times more slowly
     igzip = gzip  # type: ignore[misc]
     igzip_threaded = None  # type: ignore[assignment]
@@ -165,5 +165,11 @@ def compressed_output(file: IO[bytes]) -> Iterator[IO[bytes]]:
     else:
         threads = min(WRITE_THREADS, os.cpu_count() or 1)
         stream = igzip_threaded.open(file, "wb", compresslevel=1, threads=threads)
-    with stream:
-        yield stream
+    try:
+        with stream:
+            yield stream
+    except OSError as error:
+        error.__context__ = (
+            None  # ISA-L's writer raises one error twice; as its own context it would hang any ExitStack
+        )
+        raise

@@ -1,0 +1,204 @@
+"""Outputs appear whole or not at all: existing files, full disks, interruptions, folders."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from DWISuperResLib import io
+from DWISuperResLib.dwi import DWI
+from DWISuperResLib.errors import InputError, ProcessingError
+from DWISuperResLib.io import streams
+
+SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr")
+FILES = {
+    ".nii": {"scan.nii", "scan.bval", "scan.bvec"},
+    ".nii.gz": {"scan.nii.gz", "scan.bval", "scan.bvec"},
+    ".nrrd": {"scan.nrrd"},
+    ".nhdr": {"scan.nhdr", "scan.raw.gz"},
+}
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(f.relative_to(folder)): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+@pytest.fixture
+def noisy_dwi(small_dwi) -> DWI:
+    """4 MB that do not compress."""
+    signal = np.random.default_rng(0).random((64, 64, 25, 10), dtype=np.float32)
+    return replace(small_dwi, signal=signal)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_exactly_the_files_promised(suffix, small_dwi, tmp_path):
+    io.write_dwi(small_dwi, tmp_path / f"scan{suffix}")
+    assert set(contents(tmp_path)) == FILES[suffix]
+    umask = os.umask(0)
+    os.umask(umask)
+    assert {stat.S_IMODE(f.stat().st_mode) for f in tmp_path.iterdir()} == {0o666 & ~umask}
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_same_scan_same_bytes(suffix, noisy_dwi, tmp_path):
+    io.write_dwi(noisy_dwi, tmp_path / f"scan{suffix}")
+    before = contents(tmp_path)
+    io.write_dwi(noisy_dwi, tmp_path / f"scan{suffix}", overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize(("suffix", "file"), [(s, f) for s in SUFFIXES for f in sorted(FILES[s])])
+def test_existing_files_are_kept(suffix, file, small_dwi, tmp_path):
+    (tmp_path / file).write_text("mine")
+    with pytest.raises(InputError, match="already exists; choose another name or allow overwriting"):
+        io.check_output(tmp_path / f"scan{suffix}")
+    with pytest.raises(InputError, match=f"{file} already exists"):
+        io.write_dwi(small_dwi, tmp_path / f"scan{suffix}")
+    assert contents(tmp_path) == {file: b"mine"}
+    io.write_dwi(small_dwi, tmp_path / f"scan{suffix}", overwrite=True)
+    assert set(contents(tmp_path)) == FILES[suffix]
+    io.read_dwi(tmp_path / f"scan{suffix}")
+
+
+def test_a_scan_may_replace_itself(small_dwi, tmp_path):
+    io.write_dwi(small_dwi, tmp_path / "scan.nii")
+    io.write_dwi(io.read_dwi(tmp_path / "scan.nii"), tmp_path / "scan.nii", overwrite=True)
+    np.testing.assert_array_equal(io.read_dwi(tmp_path / "scan.nii").signal, small_dwi.signal)
+
+
+def test_places_that_cannot_hold_a_file(small_dwi, tmp_path):
+    with pytest.raises(InputError, match=r"folder .* does not exist"):
+        io.write_dwi(small_dwi, tmp_path / "nowhere" / "scan.nii")
+    (tmp_path / "scan.nii").mkdir()
+    with pytest.raises(InputError, match="is a folder"):
+        io.write_dwi(small_dwi, tmp_path / "scan.nii", overwrite=True)
+    for name in ("scan", "scan.img", "scan.gz", "scan.mha"):
+        with pytest.raises(InputError, match=r"expected one of \.nii\.gz"):
+            io.write_dwi(small_dwi, tmp_path / name)
+    assert io.image_suffix("SCAN.NII.GZ") == ".nii.gz"
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize("threaded", [True, False])
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_full_disk_leaves_what_was_there(suffix, threaded, noisy_dwi, small_dwi, tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource", reason="limits on file size are POSIX")
+    if not threaded:
+        monkeypatch.setattr(streams, "igzip_threaded", None)
+    io.write_dwi(small_dwi, tmp_path / f"scan{suffix}")
+    before = contents(tmp_path)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    previous = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
+    try:
+        for overwrite, name in ((True, f"scan{suffix}"), (False, f"new{suffix}")):
+            with pytest.raises(ProcessingError, match="nothing was written: free space") as caught:
+                io.write_dwi(noisy_dwi, tmp_path / name, overwrite=overwrite)
+            assert caught.value.__cause__.__context__ is None  # a cycle here makes contextlib.ExitStack spin for ever
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, previous)
+    assert contents(tmp_path) == before
+
+
+def test_a_set_that_cannot_be_moved_whole_is_undone(small_dwi, tmp_path, monkeypatch):
+    """As on Windows, where a file that another program holds open cannot be replaced."""
+    io.write_dwi(small_dwi, tmp_path / "scan.nii")
+    (tmp_path / "scan.bvec").unlink()
+    before = contents(tmp_path)
+    move = os.replace
+
+    def refuse(source, target):
+        if Path(target).name == "scan.nii":
+            raise PermissionError(13, "Permission denied")
+        move(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(ProcessingError, match=r"scan\.nii failed \(Permission denied\)"):
+        io.write_dwi(replace(small_dwi, signal=small_dwi.signal * 2), tmp_path / "scan.nii", overwrite=True)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_interruption_leaves_nothing(suffix, small_dwi, tmp_path, monkeypatch):
+    def interrupt(file, voxels, dtype):
+        file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"DWISuperResLib.io.{'nifti' if 'nii' in suffix else 'nrrd'}.write_voxels", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        io.write_dwi(small_dwi, tmp_path / f"scan{suffix}")
+    assert not contents(tmp_path)
+
+
+def fill(folder: Path):
+    (folder / "figures").mkdir()
+    (folder / "report.html").write_text("new")
+    (folder / "figures" / "fa.png").write_text("new")
+
+
+def fill_and_fail(folder: Path):
+    fill(folder)
+    raise OverflowError
+
+
+def test_directory_appears_on_success(tmp_path):
+    with io.output_directory(tmp_path / "out") as folder:
+        fill(folder)
+        assert folder.parent == tmp_path
+        assert not (tmp_path / "out").exists()
+    assert contents(tmp_path) == {"out/report.html": b"new", "out/figures/fa.png": b"new"}
+
+
+def test_directory_vanishes_on_failure(tmp_path):
+    with pytest.raises(OverflowError), io.output_directory(tmp_path / "out") as folder:
+        fill_and_fail(folder)
+    assert not any(tmp_path.iterdir())
+
+
+def test_empty_directory_is_taken(tmp_path):
+    (tmp_path / "out").mkdir()
+    with io.output_directory(tmp_path / "out") as folder:
+        fill(folder)
+    assert set(contents(tmp_path)) == {"out/report.html", "out/figures/fa.png"}
+
+
+def test_other_files_of_a_directory_stay(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "report.html").write_text("old")
+    (tmp_path / "out" / "thesis.doc").write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match="is not empty"), io.output_directory(tmp_path / "out"):
+        pass
+    with pytest.raises(OverflowError), io.output_directory(tmp_path / "out", overwrite=True) as folder:
+        fill_and_fail(folder)
+    assert contents(tmp_path) == before
+    with io.output_directory(tmp_path / "out", overwrite=True) as folder:
+        fill(folder)
+    assert contents(tmp_path) == {"out/report.html": b"new", "out/thesis.doc": b"mine", "out/figures/fa.png": b"new"}
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_places_that_cannot_hold_a_directory(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match="is a file"), io.output_directory(tmp_path / "file", overwrite=True):
+        pass
+    with pytest.raises(InputError, match="does not exist"), io.output_directory(tmp_path / "no" / "where"):
+        pass
+
+
+def test_reading_nifti_loads_nothing_heavy(small_dwi, tmp_path):
+    io.write_dwi(small_dwi, tmp_path / "scan.nii.gz")
+    code = (
+        "import sys, DWISuperResLib as dsr; dsr.read_dwi(sys.argv[1]);"
+        "print([m for m in ('torch', 'dipy', 'scipy.ndimage', 'matplotlib', 'nrrd') if m in sys.modules])"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "scan.nii.gz")]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    assert result.stdout.strip() == "[]"
