@@ -16,7 +16,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,6 +32,7 @@ __all__ = [
     "Card",
     "Checkpoint",
     "describe",
+    "import_fastai",
     "load_checkpoint",
     "read_card",
     "resolve",
@@ -58,9 +59,7 @@ class Checkpoint:
         """A new network with these weights, in eval mode, weight and spectral norm folded."""
         import torch
 
-        with torch.random.fork_rng(
-            devices=[]
-        ):  # the initial weights are overwritten; spare the caller's generator
+        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; spare the caller's generator
             network = build(self.card.architecture, **self.card.arguments)
         network.load_state_dict(self.weights)
         return fold(network)
@@ -202,6 +201,63 @@ def save_checkpoint(
     return card
 
 
+def import_fastai(
+    path: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    *,
+    scales: Sequence[int] = (2,),
+    name: str | None = None,
+    licence: str = "",
+    provenance: str = "",
+    overwrite: bool = False,
+) -> Card:
+    """Make a checkpoint of weights trained with fastai as in Lohr & Werner 2026 (arXiv:2605.15895).
+
+    Parameters
+    ----------
+    path : str or path
+        What ``learn.save`` wrote: the state dict of ``unet_learner(dls, resnet18, n_out=3, blur=True,
+        norm_type=NormType.Weight, self_attention=True, y_range=(-3, 3))``, with or without the optimiser's. Blur
+        and range leave no trace in the file: that they were so is the caller's word.
+    output : str or path
+        Ends in `.safetensors`.
+    scales : sequence of int
+        In-plane factors the weights were trained for; not in the file either.
+    name, licence, provenance : str
+        For the card; `name` is by default the file's.
+    overwrite : bool
+
+    Returns
+    -------
+    Card
+        As written. Normalisation and upsampling are the paper's.
+
+    Raises
+    ------
+    InputError
+        If the file holds anything but plain weights (``learn.export`` does), or not this network's.
+    """
+    from .networks.fastai_weights import read_fastai
+
+    path = Path(path)
+    weights = read_fastai(path)
+    card = Card(
+        name or path.stem,
+        "dynamic_unet",
+        {"upsampling": "paper", "output_range": [-3.0, 3.0]},
+        tuple(scales),
+        normalisation="paper",
+        degradation={"model": "paper"},
+        licence=licence,
+        provenance=provenance,
+    )
+    try:
+        _check_weights(weights, card)
+    except InputError as error:
+        raise InputError(f"{path} is not a fastai U-Net on a ResNet18 as in the paper: {error}") from error
+    return save_checkpoint(output, weights, card, overwrite=overwrite)
+
+
 def _read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, its sizes and types checked."""
     size = path.stat().st_size
@@ -211,9 +267,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_MAX_HEADER, size - 8):
-            raise InputError(
-                f"its header claims {length} bytes; it is not a safetensors file, or it is cut short."
-            )
+            raise InputError(f"its header claims {length} bytes; it is not a safetensors file, or it is cut short.")
         text = file.read(length)
     try:
         header = json.loads(text.decode("utf-8"), parse_constant=refuse_constant)
@@ -251,9 +305,7 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in sorted(weights.items(), key=lambda item: item[0].encode()):
         if tensor.dtype not in names:
-            raise InputError(
-                f"tensor {name!r} has dtype {tensor.dtype}; expected one of {', '.join(names.values())}."
-            )
+            raise InputError(f"tensor {name!r} has dtype {tensor.dtype}; expected one of {', '.join(names.values())}.")
         shape = ",".join(map(str, tensor.shape))
         digest.update(f"{name}\0{names[tensor.dtype]}\0{shape}\0".encode())
         digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
