@@ -1,0 +1,133 @@
+"""DWISuperRes, the module as Slicer sees it: a thin shell around DWISuperResLib."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import slicer
+from slicer.i18n import tr as _
+from slicer.i18n import translate
+from slicer.ScriptedLoadableModule import (
+    ScriptedLoadableModule,
+    ScriptedLoadableModuleLogic,
+    ScriptedLoadableModuleTest,
+    ScriptedLoadableModuleWidget,
+)
+from slicer.util import VTKObservationMixin
+
+if importlib.util.find_spec("DWISuperResLib") is None:  # run from the source tree, where the library lies one folder up
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
+
+from DWISuperResLib.gui.logic import Logic
+from DWISuperResLib.gui.panel import Panel
+from DWISuperResLib.gui.parameters import ParameterNode
+from DWISuperResLib.gui.paths import resource
+from DWISuperResLib.gui.sample_data import register_sample_data
+
+
+class DWISuperRes(ScriptedLoadableModule):
+    """What the module is called, where it stands, who made it."""
+
+    def __init__(self, parent):
+        ScriptedLoadableModule.__init__(self, parent)
+        parent.title = _("DWI Super-Resolution")
+        parent.categories = [translate("qSlicerAbstractCoreModule", "Diffusion")]
+        parent.dependencies = []
+        parent.contributors = ["DWISuperRes contributors"]
+        parent.helpText = _(
+            "Super-resolves diffusion-weighted MRI within the slice, and shows what that does to the microstructure: "
+            "FA and QA before and after, their differences, statistics and plots. Choose a scan, a model and a scale "
+            "factor, and press Apply; the computation runs beside 3D Slicer. The README of the extension has a tutorial "
+            "with sample data and a list of known problems."
+        )
+        parent.acknowledgementText = _("Results are for research and must not be used for diagnosis.")
+        if Path(icon := resource("Icons/DWISuperRes.png")).is_file():
+            import qt
+
+            parent.icon = qt.QIcon(icon)  # found by itself only when installed, not in the source tree
+        slicer.app.connect("startupCompleted()", register_sample_data)
+
+
+class DWISuperResWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
+    """Loads the panel and tells it when scenes and modules come and go."""
+
+    def __init__(self, parent=None):
+        ScriptedLoadableModuleWidget.__init__(self, parent)
+        VTKObservationMixin.__init__(self)
+        self.logic = self.panel = None
+
+    def setup(self):
+        """Build the panel."""
+        ScriptedLoadableModuleWidget.setup(self)
+        widget = slicer.util.loadUI(resource("UI/DWISuperRes.ui"))
+        self.layout.addWidget(widget)
+        widget.setMRMLScene(slicer.mrmlScene)
+        self.logic = self.logic or DWISuperResLogic()
+        self.panel = Panel(widget, self.logic)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.enter()
+
+    def enter(self):
+        """Follow the scene's parameter node."""
+        parameters = self.logic.getParameterNode()
+        if parameters.inputVolume is None:
+            parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLDiffusionWeightedVolumeNode")
+        self.panel.bind(parameters)
+
+    def exit(self):
+        """Stop following it; what runs goes on."""
+        self.panel.bind(None)
+
+    def onSceneStartClose(self, _caller, _event):
+        """End what runs, and let go of nodes that are about to vanish."""
+        self.logic.cancel()
+        self.panel.bind(None)
+
+    def onSceneEndClose(self, _caller, _event):
+        """Start anew if the module is on screen."""
+        if self.parent.isEntered:
+            self.enter()
+
+    def cleanup(self):
+        """Before the module is reloaded or Slicer exits."""
+        self.removeObservers()
+        if self.panel is not None:
+            self.panel.close()
+
+    def onReload(self):
+        """Reload the library too, which Slicer would keep as it was."""
+        for name in [name for name in sys.modules if name.split(".")[0] == "DWISuperResLib"]:
+            del sys.modules[name]
+        ScriptedLoadableModuleWidget.onReload(self)
+
+
+class DWISuperResLogic(Logic, ScriptedLoadableModuleLogic):
+    """See `DWISuperResLib.gui.logic.Logic`; in the Python console:
+
+    logic = DWISuperRes.DWISuperResLogic()
+    out = logic.superResolve(dwiNode, checkpoint="default", scale=2)
+    maps = logic.compare(reference, out)
+    """
+
+    def __init__(self, **collaborators):
+        ScriptedLoadableModuleLogic.__init__(self)
+        Logic.__init__(self, **collaborators)
+
+    def getParameterNode(self):
+        """The parameters saved with the scene."""
+        return ParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
+
+
+class DWISuperResTest(ScriptedLoadableModuleTest):
+    """The scenarios of the test suite, inside Slicer."""
+
+    def runTest(self):
+        """Run all of them, each in an empty scene."""
+        from DWISuperResLib.gui.self_test import SCENARIOS
+
+        for scenario in SCENARIOS:
+            slicer.mrmlScene.Clear(0)
+            self.delayDisplay(scenario.__doc__.splitlines()[0])
+            scenario(DWISuperResLogic)
+        slicer.mrmlScene.Clear(0)

@@ -1,0 +1,219 @@
+"""A job: commands run one after another in child processes, then their results taken over; it can be cancelled anywhere.
+
+It owns the temporary folder and removes it however it ends. The caller drives it: `wait()` blocks, `poll()` is for a timer.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import Cancelled, DWISuperResError, InputError, MissingDependencyError, ProcessingError
+from .child import ChildProcess
+
+_POLL_SECONDS = 0.05
+_KINDS = {cls.__name__: cls for cls in (InputError, MissingDependencyError, Cancelled)}
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command, made from the results of the steps before it, and its share of the progress bar."""
+
+    command: Callable[[list[dict[str, Any]]], Sequence[str]]
+    weight: float = 1.0
+
+
+class Job:
+    """Commands and what becomes of their results.
+
+    Parameters
+    ----------
+    steps : sequence of Step
+        The command of each ends by a `result` message.
+    folder : Path
+        The job's own folder, from `make_folder`; removed at the end.
+    finish : callable(list of result messages) -> object
+        Takes the results over while the folder still exists.
+    environment : mapping, optional
+        Of the child processes.
+    on_progress, on_finished : callable(Job), optional
+        Called from `poll`.
+
+    Attributes
+    ----------
+    state : "running", "finished", "failed" or "cancelled"
+    fraction, eta, message, device : how far it is, seconds left or None, what it does, what it computes on
+    error : the exception when it failed; `details` is what the child printed
+    warnings : sentences the child reported with its results
+    result : what `finish` returned
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        folder: Path,
+        finish: Callable[[list[dict[str, Any]]], Any],
+        *,
+        environment: Mapping[str, str] | None = None,
+        on_progress: Callable[[Job], None] | None = None,
+        on_finished: Callable[[Job], None] | None = None,
+    ):
+        self._steps = list(steps)
+        self._folder, self._finish, self._environment = folder, finish, environment
+        self._on_progress, self._on_finished = on_progress, on_finished
+        self._results: list[dict[str, Any]] = []
+        self._pending: dict[str, Any] | None = None
+        self._child: ChildProcess | None = None
+        self._step = -1
+        self.state = "running"
+        self.fraction, self.eta, self.message, self.device = 0.0, None, "", ""
+        self.error: DWISuperResError | None = None
+        self.details, self.result = "", None
+        self.warnings: list[str] = []
+
+    def start(self) -> None:
+        """Start the first command."""
+        self._next_command()
+
+    def wait(self) -> Any:
+        """Block until the end; return the result, or raise what went wrong."""
+        try:
+            while self.state == "running":
+                self.poll()
+                time.sleep(_POLL_SECONDS)
+        finally:
+            self.cancel()  # where an interrupt from the keyboard ends the wait
+        if self.error is not None:
+            raise self.error
+        return self.result
+
+    def poll(self) -> None:
+        """Take in what the child said; go on to the next command or to the end."""
+        if self.state != "running" or self._child is None:
+            return
+        exit_code = self._child.exit_code  # before reading, so that nothing it said last is missed
+        for message in self._child.read():
+            self._take(message)
+        if self.state == "running" and exit_code is not None:
+            self._child_ended(exit_code)
+        elif self._on_progress:
+            self._on_progress(self)
+
+    def cancel(self) -> None:
+        """End the child with all it started; nothing is taken over."""
+        if self.state == "running":
+            self._end("cancelled", Cancelled("Cancelled; nothing was changed."))
+
+    def discard(self) -> None:
+        """Give the job up before it starts."""
+        self.state = "failed"
+        shutil.rmtree(self._folder)
+
+    def _take(self, message: Mapping[str, Any]) -> None:
+        kind, text = message["type"], message.get("message")
+        if isinstance(text, str) and text and kind in ("status", "progress"):
+            self.message = text
+        if kind == "progress" and isinstance(message.get("fraction"), int | float):
+            weights = [step.weight for step in self._steps]
+            done = sum(weights[: self._step]) + weights[self._step] * min(1.0, max(0.0, message["fraction"]))
+            self.fraction = done / (sum(weights) or 1.0)
+            self.eta = message.get("eta")
+        elif kind == "result":
+            self._pending = dict(message)
+            self.warnings += [str(w) for w in message.get("warnings", [])]
+            if "device" in message:
+                self.device = text or ""
+        elif kind == "error":
+            self.error = _KINDS.get(message.get("kind"), ProcessingError)(text or "The computation failed.")
+
+    def _child_ended(self, exit_code: int) -> None:
+        if self.error is None and (exit_code != 0 or self._pending is None):
+            self.error = ProcessingError(self._explain(exit_code))
+        if self.error is not None:
+            self._end("failed", self.error)
+            return
+        self._results.append(self._pending)
+        if self._step + 1 < len(self._steps):
+            self._next_command()
+            return
+        try:
+            self.result = self._finish(self._results)
+        except DWISuperResError as error:
+            self._end("failed", error)
+        except Exception as error:
+            self.details = traceback.format_exc()
+            self._end("failed", ProcessingError(f"The result could not be taken into the scene: {error}."))
+        else:
+            self._end("finished", None)
+
+    def _next_command(self) -> None:
+        self._step += 1
+        self._pending = None
+        self.eta = None
+        output = self._folder / f"step{self._step}"
+        output.mkdir()
+        command = list(self._steps[self._step].command(self._results))
+        try:
+            self._child = ChildProcess(command, output, self._environment)
+        except OSError as error:
+            self._end("failed", ProcessingError(f"{command[0]} could not be started ({error}); reinstall 3D Slicer."))
+
+    def _explain(self, exit_code: int) -> str:
+        said = self._child.said().lower()
+        if "no space left" in said or shutil.disk_usage(self._folder).free < 1 << 20:
+            return f"The disk that holds {self._folder.parent} is full; free some space and try again."
+        if exit_code in (-9, 137) or "memoryerror" in said or "bad_alloc" in said:
+            return (
+                "The computation was ended by the system, most often because memory ran out; "
+                "close other scans and programs, or crop the scan first."
+            )
+        if "no module named" in said:
+            return "A Python package is missing or damaged (see the details); install it again and restart 3D Slicer."
+        how = f"by signal {-exit_code}" if exit_code < 0 else f"with code {exit_code}"
+        return f"The computation ended {how} without a result; see the details, and report them if this happens again."
+
+    def _end(self, state: str, error: DWISuperResError | None) -> None:
+        if self._child is not None:
+            self._child.stop()
+            if state == "failed":
+                self.details = self.details or self._child.said()
+        shutil.rmtree(self._folder, ignore_errors=os.name == "nt")  # Windows: a scanner may still hold a file
+        self.state, self.error = state, error
+        if state == "finished":
+            self.fraction, self.eta = 1.0, 0.0
+        if self._on_finished:
+            self._on_finished(self)
+
+
+def make_folder(parent: str | os.PathLike[str] | None = None) -> Path:
+    """A new temporary folder for a job.
+
+    Raises
+    ------
+    ProcessingError
+        If none can be made there.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix="DWISuperRes-", dir=parent or None))
+    except OSError as error:
+        raise ProcessingError(
+            f"No temporary folder can be made in {parent or tempfile.gettempdir()} ({error.strerror}); choose another in "
+            "Edit > Application Settings > General, or free some space."
+        ) from error
+
+
+def check_space(folder: Path, needed: float) -> None:
+    """Raise ProcessingError unless the disk of `folder` has `needed` bytes free."""
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise ProcessingError(
+            f"The disk that holds {folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed; "
+            "free some space or choose another temporary folder."
+        )

@@ -1,0 +1,75 @@
+"""A checkpoint's card in the panel, and where a scan lies outside of what the checkpoint was trained for."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from slicer.i18n import tr as _
+
+from .. import mrml
+from ..cards import Card
+from ..dwi import B0_THRESHOLD
+from ..grid import in_plane_axes, slice_axis
+
+TOLERANCE = 0.05
+"""Share by which a voxel size or b-value may leave the training range before it is worth a warning."""
+
+
+def card_html(card: Card) -> str:
+    """The card for a QLabel: a line a fact; what the file says is escaped, since it may come from anywhere."""
+    rows = (
+        (_("Scale factors"), ", ".join(f"×{scale}" for scale in card.scales)),
+        (_("Trained on"), _facts(card.training)),
+        (_("Low resolution by"), _facts(card.degradation)),
+        (_("Held-out scores"), _facts(card.scores)),
+        (_("Loss"), _facts(card.loss)),
+        (_("Licence"), card.licence),
+    )
+    return "<br>".join(f"<b>{html.escape(name)}:</b> {html.escape(text)}" for name, text in rows if text)
+
+
+def domain_warnings(card: Card, node, axis: str = "") -> list[str]:
+    """Sentences on the voxel size and b-values of a DWI node that the checkpoint never saw; empty if there are none."""
+    sizes = np.linalg.norm(mrml.ijk_to_ras(node)[:3, :3], axis=0)
+    across = slice_axis(SimpleNamespace(voxel_sizes=sizes, acquisition_axis=None), axis or None)
+    in_plane = sizes[list(in_plane_axes(across))]
+    bvals = mrml.gradient_table(node)[0]
+    weighted = bvals[bvals > B0_THRESHOLD]
+    checks = (
+        (_("in-plane voxel size"), in_plane, card.voxel_sizes.get("in_plane", ()), "mm"),
+        (_("slice thickness"), sizes[[across]], card.voxel_sizes.get("slice", ()), "mm"),
+        (_("b-value"), weighted, card.bvals, "s/mm²"),
+    )
+    text = _("The {what} of this scan ({found}) lies outside of what the model was trained on ({trained}).")
+    return [
+        text.format(what=what, found=_range(values, unit), trained=_range(limits, unit))
+        for what, values, limits, unit in checks
+        if len(limits) and len(values) and not _within(values, limits)
+    ]
+
+
+def _within(values, limits: Sequence[float]) -> bool:
+    return bool(min(values) >= limits[0] * (1 - TOLERANCE) and max(values) <= limits[1] * (1 + TOLERANCE))
+
+
+def _range(values, unit: str) -> str:
+    low, high = f"{min(values):.3g}", f"{max(values):.3g}"
+    if unit == "s/mm²":
+        low, high = f"{min(values):.0f}", f"{max(values):.0f}"
+    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _facts(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return f"({_facts(value)})"
+    if isinstance(value, list):
+        return ", ".join(map(_plain, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

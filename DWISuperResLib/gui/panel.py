@@ -1,0 +1,63 @@
+"""The panel: parameters bound to the .ui, and its sections kept up to date with them."""
+
+from __future__ import annotations
+
+import slicer
+import slicer.util
+import vtk
+
+from .compare_section import CompareSection
+from .input_section import InputSection
+from .logic import Logic
+from .model_section import ModelSection
+from .parameters import ListConnector, ParameterNode
+from .run_section import RunSection
+
+
+class Panel(slicer.util.VTKObservationMixin):
+    """Owns the binding of one parameter node at a time.
+
+    Parameters
+    ----------
+    widget : the loaded .ui
+    logic : Logic
+    """
+
+    def __init__(self, widget, logic: Logic):
+        super().__init__()
+        self.widget, self.logic = widget, logic
+        self.ui = slicer.util.childWidgetVariables(widget)
+        self.parameters: ParameterNode | None = None
+        self._tags: list[int] = []
+        self.input = InputSection(self)
+        self.model = ModelSection(self)
+        self.run = RunSection(self)
+        self.compare = CompareSection(self)
+
+    def bind(self, parameters: ParameterNode | None) -> None:
+        """Follow another parameter node, or none while a scene closes."""
+        if self.parameters is not None:
+            for tag in self._tags:
+                self.parameters.disconnectGui(tag)
+            self.removeObserver(self.parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+        self.parameters = parameters
+        self._tags = []
+        if parameters is not None:
+            lists = {
+                "checkpoint": ListConnector(self.ui.checkpointComboBox),
+                "scale": ListConnector(self.ui.scaleComboBox),
+            }
+            self._tags = [parameters.connectGui(self.widget), parameters.connectParametersToGui(lists)]
+            self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
+        self.update()
+
+    def update(self, *_) -> None:
+        """Bring every section up to date with the parameters and the logic."""
+        for section in (self.input, self.model, self.run, self.compare):
+            section.update()
+
+    def close(self) -> None:
+        """End what runs and let go of the scene; the panel is not used afterwards."""
+        self.logic.cancel()
+        self.bind(None)
+        self.removeObservers()

@@ -1,0 +1,32 @@
+"""Sample scans in Slicer's Sample Data module: phantoms made on the spot, so that nothing is downloaded."""
+
+from __future__ import annotations
+
+from slicer.i18n import tr as _
+
+from .paths import resource
+
+CATEGORY = "DWISuperRes"
+
+
+def register_sample_data() -> None:
+    """Offer the phantom in the Sample Data module."""
+    import SampleData
+
+    logic = SampleData.SampleDataLogic
+    logic.registerCustomSampleDataCategory(CATEGORY, title=_("DWI super-resolution"))
+    logic.registerCustomSampleDataSource(
+        category=CATEGORY,
+        sampleName="DWISuperResPhantom",
+        thumbnailFileName=resource("Icons/DWISuperResPhantom.png"),
+        customDownloader=make_phantom,
+        nodeNames="DWI phantom",
+    )
+
+
+def make_phantom(_source=None) -> list:
+    """A numerical brain phantom (1 b0 and 30 directions at b = 1000 s/mm², noise-free) in a new DWI node."""
+    from .. import mrml
+    from ..phantoms import phantom
+
+    return [mrml.add_dwi_node(phantom(), "DWI phantom")]

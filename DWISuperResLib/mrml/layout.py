@@ -1,0 +1,72 @@
+"""The comparison layout: reference, test and difference in linked slice views; a table and two plots below."""
+
+from __future__ import annotations
+
+import slicer
+
+LAYOUT_ID = 50417  # built-in layouts stay below 100
+VIEW_GROUP = 50417
+SLICE_VIEWS = {"reference": "DWISuperResReference", "test": "DWISuperResTest", "difference": "DWISuperResDifference"}
+TABLE_VIEW = "DWISuperResTable"
+AGREEMENT_VIEW = "DWISuperResAgreement"
+HISTOGRAM_VIEW = "DWISuperResHistogram"
+
+_SLICE = """<item><view class="vtkMRMLSliceNode" singletontag="{tag}">
+  <property name="orientation" action="default">Axial</property>
+  <property name="viewlabel" action="default">{label}</property>
+  <property name="viewcolor" action="default">{colour}</property>
+  <property name="viewgroup" action="default">{group}</property></view></item>"""
+_OTHER = """<item><view class="{class_name}" singletontag="{tag}">
+  <property name="viewlabel" action="default">{label}</property></view></item>"""
+
+
+def layout_xml() -> str:
+    """Slicer's description of the layout."""
+    slices = "".join(
+        _SLICE.format(tag=SLICE_VIEWS[role], label=label, colour=colour, group=VIEW_GROUP)
+        for role, label, colour in (
+            ("reference", "Ref", "#4A7FB5"),
+            ("test", "Test", "#4AA577"),
+            ("difference", "Diff", "#C05A4A"),
+        )
+    )
+    others = "".join(
+        _OTHER.format(class_name=class_name, tag=tag, label=label)
+        for class_name, tag, label in (
+            ("vtkMRMLPlotViewNode", AGREEMENT_VIEW, "Agreement"),
+            ("vtkMRMLPlotViewNode", HISTOGRAM_VIEW, "Histogram"),
+            ("vtkMRMLTableViewNode", TABLE_VIEW, "Statistics"),
+        )
+    )
+    return (
+        '<layout type="vertical" split="true">'
+        f'<item splitSize="600"><layout type="horizontal">{slices}</layout></item>'
+        f'<item splitSize="400"><layout type="horizontal">{others}</layout></item></layout>'
+    )
+
+
+def show_comparison_layout() -> bool:
+    """Switch to the comparison layout; False where there are no views (Slicer without a main window)."""
+    layout = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLLayoutNode")
+    if layout is None:
+        return False
+    if not layout.IsLayoutDescription(LAYOUT_ID):
+        layout.AddLayoutDescription(LAYOUT_ID, layout_xml())
+    layout.SetViewArrangement(LAYOUT_ID)
+    return True
+
+
+def view_node(class_name: str, tag: str):
+    """A view of the layout by its tag, or None where it does not exist."""
+    return slicer.mrmlScene.GetSingletonNode(tag, class_name)
+
+
+def composite_node(tag: str):
+    """What a slice view shows, or None where the view does not exist."""
+    collection = slicer.mrmlScene.GetNodesByClass("vtkMRMLSliceCompositeNode")
+    collection.UnRegister(None)
+    for index in range(collection.GetNumberOfItems()):
+        node = collection.GetItemAsObject(index)
+        if node.GetLayoutName() == tag:
+            return node
+    return None

@@ -1,0 +1,49 @@
+"""Masks the user chose: label maps and segmentations as arrays on a scan's grid."""
+
+from __future__ import annotations
+
+import numpy as np
+import slicer
+import slicer.util
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .volumes import ijk_to_ras
+
+
+def mask_array(mask, scan) -> NDArray[np.bool_]:
+    """(X, Y, Z) True inside a label map or the visible segments of a segmentation, on the grid of the scan's node.
+
+    Raises
+    ------
+    InputError
+        If a label map lies on another grid, or nothing is inside.
+    """
+    if mask.IsA("vtkMRMLSegmentationNode"):
+        inside = _segments_on_grid(mask, scan)
+    else:
+        inside = slicer.util.arrayFromVolume(mask).transpose(2, 1, 0) != 0
+        expected = tuple(scan.GetImageData().GetDimensions())
+        if inside.shape != expected or not np.allclose(ijk_to_ras(mask), ijk_to_ras(scan), atol=1e-3):
+            raise InputError(
+                f"The mask {mask.GetName()} ({inside.shape}) does not lie on the grid of {scan.GetName()} "
+                f"({expected}); resample it, or use a segmentation, which is resampled by itself."
+            )
+    if not inside.any():
+        raise InputError(f"The mask {mask.GetName()} is empty; draw it first or choose the automatic mask.")
+    return inside
+
+
+def _segments_on_grid(segmentation, scan) -> NDArray[np.bool_]:
+    label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
+    try:
+        logic = slicer.vtkSlicerSegmentationsModuleLogic
+        if not logic.ExportVisibleSegmentsToLabelmapNode(segmentation, label, scan):
+            raise InputError(f"{segmentation.GetName()} shows no segment; make one visible or choose another mask.")
+        return slicer.util.arrayFromVolume(label).transpose(2, 1, 0) != 0
+    finally:
+        display = label.GetDisplayNode()
+        colours = display.GetColorNode() if display else None
+        slicer.mrmlScene.RemoveNode(label)
+        if colours is not None and not colours.GetSingletonTag():  # the table that the export made for this label map
+            slicer.mrmlScene.RemoveNode(colours)

@@ -1,0 +1,132 @@
+"""Tables and charts of a comparison as MRML nodes that a new run updates in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from numpy.typing import NDArray
+from vtk.util.numpy_support import numpy_to_vtk
+
+from .nodes import find_or_add
+
+MOST_POINTS = 4000
+"""Points a scatter plot shows, evenly picked: more only hide each other and slow the view."""
+BINS = 100
+
+_GREY, _BLUE, _RED = (0.45, 0.45, 0.45), (0.20, 0.40, 0.75), (0.80, 0.30, 0.20)
+
+
+def update_statistics(rows: Sequence[Mapping[str, str]]):
+    """The statistics table: a row per map and region; numbers are columns of doubles."""
+    columns: dict[str, NDArray | list[str]] = {}
+    for name in rows[0] if rows else ():
+        values = [row[name] for row in rows]
+        try:
+            columns[name] = np.array(values, dtype=np.float64)
+        except ValueError:
+            columns[name] = values
+    return _update_table("statistics", "DWISuperRes statistics", columns)
+
+
+def update_scatter(label: str, reference: NDArray, test: NDArray):
+    """Test against reference, a point a voxel, and the line of identity."""
+    low, high = _limits(reference, test)
+    _update_table("scatter_points", "Scatter", {"reference": _pick(reference), "test": _pick(test)})
+    _update_table("scatter_lines", "Scatter line", {"x": np.array([low, high]), "identity": np.array([low, high])})
+    points = _update_series("scatter_points", "voxels", "reference", "test", _BLUE, points=True)
+    identity = _update_series("scatter_lines", "identity", "x", "identity", _GREY)
+    return _update_chart("scatter", f"{label}: test against reference", "reference", "test", [points, identity])
+
+
+def update_bland_altman(label: str, reference: NDArray, test: NDArray):
+    """Difference against mean, a point a voxel, with the bias and the 95 % limits of agreement (bias ± 1.96 SD)."""
+    mean, difference = (reference + test) / 2, test - reference
+    bias, spread = (float(difference.mean()), float(difference.std(ddof=1))) if difference.size > 1 else (0.0, 0.0)
+    low, high = _limits(mean)
+    lines = {"bias": bias, "lower limit": bias - 1.96 * spread, "upper limit": bias + 1.96 * spread}
+    _update_table("bland_altman_points", "Bland-Altman", {"mean": _pick(mean), "difference": _pick(difference)})
+    _update_table(
+        "bland_altman_lines",
+        "Bland-Altman lines",
+        {"x": np.array([low, high])} | {name: np.full(2, level) for name, level in lines.items()},
+    )
+    series = [_update_series("bland_altman_points", "voxels", "mean", "difference", _BLUE, points=True)]
+    for name in lines:
+        colour = _RED if name == "bias" else _GREY
+        series.append(_update_series("bland_altman_lines", name, "x", name, colour))
+    return _update_chart("bland_altman", f"{label}: Bland-Altman", "mean of both", "test − reference", series)
+
+
+def update_histogram(label: str, reference: NDArray, test: NDArray):
+    """Distributions of both maps on common bins, in voxels a bin."""
+    low, high = _limits(reference, test)
+    edges = np.linspace(low, high, BINS + 1)
+    columns = {label: (edges[1:] + edges[:-1]) / 2}
+    columns |= {name: np.histogram(v, edges)[0].astype(float) for name, v in (("reference", reference), ("test", test))}
+    _update_table("histogram", "Histogram", columns)
+    series = [
+        _update_series("histogram", "reference", label, "reference", _BLUE),
+        _update_series("histogram", "test", label, "test", _RED),
+    ]
+    return _update_chart("histogram", f"{label}: distribution in the mask", label, "voxels", series)
+
+
+def _limits(*arrays: NDArray) -> tuple[float, float]:
+    values = np.concatenate(arrays)
+    if not values.size:
+        return 0.0, 1.0
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low - 0.5, high + 0.5)
+
+
+def _pick(values: NDArray) -> NDArray:
+    return values[:: max(1, -(-values.size // MOST_POINTS))]
+
+
+def _update_table(role: str, name: str, columns: Mapping[str, NDArray | list[str]]):
+    node = find_or_add("vtkMRMLTableNode", role, name)
+    table = vtk.vtkTable()
+    for title, values in columns.items():
+        if isinstance(values, np.ndarray):
+            column = numpy_to_vtk(np.ascontiguousarray(values, dtype=np.float64), deep=1)
+        else:
+            column = vtk.vtkStringArray()
+            for value in values:
+                column.InsertNextValue(value)
+        column.SetName(title)
+        table.AddColumn(column)
+    node.SetAndObserveTable(table)
+    node.SetUseColumnTitleAsColumnHeader(True)
+    return node
+
+
+def _update_series(table_role: str, name: str, x: str, y: str, colour, *, points: bool = False):
+    node = find_or_add("vtkMRMLPlotSeriesNode", f"{table_role}_{name}", name)
+    with slicer.util.NodeModify(node):
+        node.SetAndObserveTableNodeID(find_or_add("vtkMRMLTableNode", table_role, name).GetID())
+        node.SetXColumnName(x)
+        node.SetYColumnName(y)
+        node.SetPlotType(node.PlotTypeScatter)
+        node.SetColor(*colour)
+        node.SetMarkerStyle(node.MarkerStyleCircle if points else node.MarkerStyleNone)
+        node.SetMarkerSize(3)
+        node.SetLineStyle(node.LineStyleNone if points else node.LineStyleSolid)
+        node.SetLineWidth(2)
+    return node
+
+
+def _update_chart(role: str, title: str, x_title: str, y_title: str, series):
+    node = find_or_add("vtkMRMLPlotChartNode", role, title)
+    with slicer.util.NodeModify(node):
+        node.SetTitle(title)
+        node.SetXAxisTitle(x_title)
+        node.SetYAxisTitle(y_title)
+        for item in series:
+            if not node.HasPlotSeriesNodeID(item.GetID()):
+                node.AddAndObservePlotSeriesNodeID(item.GetID())
+    node.Modified()  # else a chart whose tables changed may stay as it was (as in slicer.util.plot)
+    return node

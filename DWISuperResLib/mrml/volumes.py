@@ -1,0 +1,227 @@
+"""DWI volume nodes: to and from DWI objects, and to and from the NRRD files handed to the child process."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import slicer
+import slicer.util
+import vtk
+from numpy.typing import NDArray
+from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
+
+from ..dwi import DWI
+from ..errors import InputError, ProcessingError
+from ..grid import in_plane_factors, refined_affine
+
+FEWEST_VOLUMES = 7
+"""Slicer's NRRD writer drops the gradient table of smaller scans without a word (vtkTeemNRRDWriter, numGrad > 6)."""
+
+
+def ijk_to_ras(node) -> NDArray[np.float64]:
+    """(4, 4) voxel -> RAS mm of a volume node."""
+    matrix = vtk.vtkMatrix4x4()
+    node.GetIJKToRASMatrix(matrix)
+    return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def gradient_table(node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """b-values (N,) in s/mm² and unit directions (N, 3) in RAS: the node's vectors turned by its measurement frame."""
+    frame = vtk.vtkMatrix4x4()
+    node.GetMeasurementFrameMatrix(frame)
+    bvals = np.array(vtk_to_numpy(node.GetBValues()), dtype=np.float64).reshape(-1)
+    vectors = np.array(vtk_to_numpy(node.GetDiffusionGradients()), dtype=np.float64).reshape(-1, 3)
+    bvecs = vectors @ slicer.util.arrayFromVTKMatrix(frame)[:3, :3].T
+    lengths = np.linalg.norm(bvecs, axis=1, keepdims=True)
+    return bvals, np.divide(bvecs, lengths, out=np.zeros_like(bvecs), where=lengths > 1e-6)
+
+
+def dwi_from_node(node) -> DWI:
+    """The scan in a vtkMRMLDiffusionWeightedVolumeNode, for use with the library in the Python console.
+
+    Raises
+    ------
+    InputError
+        If the node is empty, or its gradient table does not fit.
+    """
+    array = _array(node)
+    bvals, bvecs = gradient_table(node)
+    return DWI(array.transpose(2, 1, 0, 3), ijk_to_ras(node), bvals, bvecs)
+
+
+def add_dwi_node(dwi: DWI, name: str):
+    """A new vtkMRMLDiffusionWeightedVolumeNode in the scene; its measurement frame is the identity.
+
+    Raises
+    ------
+    ProcessingError
+        If MRML rejects the gradient table, so that no scan with a wrong table enters the scene.
+    """
+    node = slicer.util.addVolumeFromArray(
+        np.ascontiguousarray(dwi.signal.transpose(2, 1, 0, 3)),
+        dwi.affine,
+        name,
+        "vtkMRMLDiffusionWeightedVolumeNode",
+    )
+    try:
+        _set_gradients(node, dwi.bvals, dwi.bvecs, np.eye(3))
+    except ProcessingError:
+        slicer.mrmlScene.RemoveNode(node)
+        raise
+    return node
+
+
+def write_dwi_nrrd(node, path: str | os.PathLike[str]) -> None:
+    """Write a DWI node as an uncompressed NRRD (a second for gigabytes; compressing takes minutes).
+
+    Raises
+    ------
+    InputError
+        If the node is empty, has no gradient table or fewer than 7 volumes.
+    ProcessingError
+        If the file cannot be written.
+    """
+    volumes = _array(node).shape[3]
+    if volumes < FEWEST_VOLUMES:
+        raise InputError(
+            f"{node.GetName()} has {volumes} volumes, and Slicer's NRRD files keep a gradient table only from "
+            f"{FEWEST_VOLUMES} volumes on; use the command line dwi-superres for so short a scan."
+        )
+    bvals, _ = gradient_table(node)
+    if not np.isfinite(bvals).all() or not bvals.any():
+        raise InputError(f"{node.GetName()} has no b-values; load the scan again with its gradient table.")
+    storage = slicer.vtkMRMLNRRDStorageNode()
+    storage.SetFileName(os.fspath(path))
+    storage.SetUseCompression(0)
+    if not storage.WriteData(node) or not os.path.isfile(path):
+        raise ProcessingError(f"{node.GetName()} could not be written to {path}; check that the disk has space.")
+
+
+def read_dwi_nrrd(path: str | os.PathLike[str], like, target=None, name: str = ""):
+    """Read a computed scan into `target` (a new node if None) with the gradient table of the node `like`, bit by bit.
+
+    A new node appears at its source's place in the subject hierarchy.
+
+    Raises
+    ------
+    ProcessingError
+        If the file is no DWI NRRD, or has another number of volumes than `like`.
+    """
+    loaded = slicer.vtkMRMLDiffusionWeightedVolumeNode()
+    storage = slicer.vtkMRMLNRRDStorageNode()
+    storage.SetFileName(os.fspath(path))
+    expected = like.GetNumberOfGradients()
+    if not storage.ReadData(loaded) or loaded.GetNumberOfGradients() != expected:
+        raise ProcessingError(f"The result {path} is not a DWI of {expected} volumes; please report this.")
+    created = target is None
+    node = target or slicer.mrmlScene.AddNewNodeByClass(
+        "vtkMRMLDiffusionWeightedVolumeNode", slicer.mrmlScene.GenerateUniqueName(name)
+    )
+    frame = vtk.vtkMatrix4x4()
+    like.GetMeasurementFrameMatrix(frame)
+    with slicer.util.NodeModify(node):
+        node.SetAndObserveImageData(loaded.GetImageData())
+        node.CopyOrientation(loaded)
+        _set_gradients(
+            node,
+            vtk_to_numpy(like.GetBValues()),
+            vtk_to_numpy(like.GetDiffusionGradients()),
+            slicer.util.arrayFromVTKMatrix(frame)[:3, :3],
+        )
+    if node.GetDisplayNode() is None:
+        node.CreateDefaultDisplayNodes()
+    _show_like(node, like)
+    if created:
+        place_beside(node, like)
+    return node
+
+
+def size_in_bytes(node) -> int:
+    """Of the voxels of a volume node."""
+    return _array(node).nbytes
+
+
+def scale_between(low, high) -> tuple[int, str] | None:
+    """The in-plane factor (2 to 8) and slice axis ("i", "j", "k") by which one node's grid refines to another's, or None.
+
+    The finer grid may end a few voxels earlier, where the coarser was padded to a multiple of the factor.
+    """
+    coarse, fine = low.GetImageData().GetDimensions(), high.GetImageData().GetDimensions()
+    for scale in range(2, 9):
+        for axis in range(3):
+            factors = in_plane_factors(scale, axis)
+            lengths = [int(n * f) - m for n, f, m in zip(coarse, factors, fine, strict=True)]
+            expected = refined_affine(ijk_to_ras(low), factors)
+            near = 0.01 * np.linalg.norm(expected[:3, :3], axis=0).min()
+            fits = all(0 <= missing < f for missing, f in zip(lengths, factors, strict=True))
+            if fits and np.allclose(expected, ijk_to_ras(high), rtol=0, atol=near / max(fine)):
+                return scale, "ijk"[axis]
+    return None
+
+
+def place_beside(node, neighbour) -> None:
+    """Give a node the transform of another and put it under the same subject hierarchy item."""
+    node.SetAndObserveTransformNodeID(neighbour.GetTransformNodeID())
+    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+    own, other = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(neighbour)
+    if own and other:
+        hierarchy.SetItemParent(own, hierarchy.GetItemParent(other))
+
+
+def describe(node) -> str:
+    """One line: matrix, voxel size, b-values, directions.
+
+    Raises
+    ------
+    InputError
+        If the node is empty.
+    """
+    bvals, bvecs = gradient_table(node)
+    k, j, i, _ = _array(node).shape
+    sizes = " × ".join(f"{size:.3g}" for size in np.linalg.norm(ijk_to_ras(node)[:3, :3], axis=0))
+    shells = [f"{np.count_nonzero(bvals.round(-2) == b)} at b = {b:g}" for b in np.unique(bvals.round(-2))]
+    weighted = bvecs[(np.linalg.norm(bvecs, axis=1) > 0) & (bvals > 50)]
+    directions = len(np.unique(_hemisphere(weighted).round(3), axis=0))
+    return (
+        f"{i} × {j} × {k} voxels of {sizes} mm; {len(bvals)} volumes: {', '.join(shells)} s/mm²; "
+        f"{directions} directions"
+    )
+
+
+def _hemisphere(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Each vector or its opposite (the same diffusion direction), on one side, rounded first so -0.0 cannot split."""
+    vectors = vectors.round(3) + 0.0
+    first = np.take_along_axis(vectors, np.argmax(vectors != 0, axis=1)[:, None], axis=1)
+    return np.where(first < 0, -vectors, vectors) + 0.0
+
+
+def _array(node) -> NDArray:
+    """(K, J, I, N) view of a DWI node's voxels."""
+    if node.GetImageData() is None or not node.GetImageData().GetPointData().GetScalars():
+        raise InputError(f"{node.GetName()} holds no image; choose another volume.")
+    array = slicer.util.arrayFromVolume(node)
+    return array if array.ndim == 4 else array[..., None]
+
+
+def _set_gradients(node, bvals, vectors, frame) -> None:
+    """Set the table (vectors already unit length) and read it back, since MRML setters only log what they refuse."""
+    node.SetNumberOfGradients(len(bvals))
+    node.SetBValues(numpy_to_vtk(np.ascontiguousarray(bvals, dtype=np.float64), deep=1))
+    node.SetDiffusionGradients(numpy_to_vtk(np.ascontiguousarray(vectors, dtype=np.float64), deep=1))
+    matrix = np.eye(4)
+    matrix[:3, :3] = frame
+    node.SetMeasurementFrameMatrix(slicer.util.vtkMatrixFromArray(matrix))
+    kept = np.array_equal(vtk_to_numpy(node.GetDiffusionGradients()), vectors)
+    if not kept or not np.array_equal(vtk_to_numpy(node.GetBValues()), bvals):
+        raise ProcessingError(f"Slicer rejected the gradient table of {node.GetName()}; please report this scan.")
+
+
+def _show_like(node, like) -> None:
+    """Show the same gradient with the same window as the source, so the two can be compared at once."""
+    source, own = like.GetDisplayNode(), node.GetDisplayNode()
+    if source is None or source.GetAutoWindowLevel():
+        return
+    own.AutoWindowLevelOff()
+    own.SetWindowLevelMinMax(source.GetWindowLevelMin(), source.GetWindowLevelMax())
+    own.SetDiffusionComponent(source.GetDiffusionComponent())
