@@ -175,7 +175,8 @@ def test_iwls_equals_mrtrix(scan, mrtrix, name):
     # Directions are compared in RAS, through the readers: a wrong frame or flip shows here.
     clear = measured & (expected["fa"] > 0.3) & (expected["fa"] < 0.9)
     angles = angular_error(principal_direction(dwi, clear, fit="iwls")[clear], expected["vector"][clear])
-    assert np.percentile(angles, 99.9) < 0.5
+    # (MRtrix3 ranks by magnitude, so tensors of mostly negative eigenvalues differ.)
+    assert np.percentile(angles, 99) < 0.01
 
 
 @pytest.mark.parametrize("fit", FITS)
