@@ -37,8 +37,8 @@ class DWISuperRes(ScriptedLoadableModule):
         parent.helpText = _(
             "Super-resolves diffusion-weighted MRI within the slice, and shows what that does to the microstructure: "
             "FA and QA before and after, their differences, statistics and plots. Choose a scan, a model and a scale "
-            "factor, and press Apply; the computation runs beside 3D Slicer. The README of the extension has a tutorial "
-            "with sample data and a list of known problems."
+            "factor, and press Apply; the computation runs beside 3D Slicer. The README of the extension has a "
+            "tutorial with sample data and a list of known problems."
         )
         parent.acknowledgementText = _("Results are for research and must not be used for diagnosis.")
         if Path(icon := resource("Icons/DWISuperRes.png")).is_file():

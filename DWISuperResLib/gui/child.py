@@ -12,6 +12,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ class ChildProcess:
         self._stdout, self._stderr = folder / "stdout", folder / "stderr"
         self._offset, self._rest = 0, b""
         options: dict[str, Any] = {"start_new_session": True}
-        if os.name == "nt":
+        if sys.platform == "win32":
             options = {"creationflags": subprocess.CREATE_NO_WINDOW | subprocess.CREATE_NEW_PROCESS_GROUP}
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self._process = subprocess.Popen(
@@ -92,7 +93,7 @@ class ChildProcess:
         _running.discard(self)
 
     def _signal_tree(self, *, polite: bool) -> None:
-        if os.name == "nt":
+        if sys.platform == "win32":
             command = ["taskkill", "/T", "/PID", str(self._process.pid), *([] if polite else ["/F"])]
             subprocess.run(command, capture_output=True, check=False, creationflags=subprocess.CREATE_NO_WINDOW)
             return

@@ -1,4 +1,4 @@
-"""The Python packages the child needs: what is missing, asking once, installing; torch only through the PyTorch extension."""
+"""The Python packages the child needs: what is missing, asking once, installing; torch by the PyTorch extension only."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ class Dependencies:
             raise MissingDependencyError(
                 _(
                     "PyTorch is only partly installed; open the module PyTorch Utils, press Uninstall PyTorch, restart "
-                    "3D Slicer and press Apply again (on Windows, first install 3D Slicer in a short folder such as C:\\Slicer)."
+                    "3D Slicer and press Apply again (on Windows, first install 3D Slicer in a short folder such as "
+                    "C:\\Slicer)."
                 )
             )
         packages = _missing(_requirements())
@@ -73,9 +74,7 @@ class Dependencies:
     def _confirm(self, question: str) -> None:
         if slicer.app.testingEnabled() or slicer.util.mainWindow() is None:  # nobody is there to answer
             raise MissingDependencyError(
-                _(
-                    "Python packages are missing; press Apply once in the module DWISuperRes of a 3D Slicer with a window."
-                )
+                _("Python packages are missing; press Apply once in the module DWISuperRes of 3D Slicer with a window.")
             )
         if not slicer.util.confirmOkCancelDisplay(question, windowTitle="DWISuperRes"):
             raise Cancelled(_("The Python packages were not installed, so nothing was computed."))

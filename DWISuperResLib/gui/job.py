@@ -1,6 +1,6 @@
-"""A job: commands run one after another in child processes, then their results taken over; it can be cancelled anywhere.
+"""A job: commands run one after another in child processes, then their results taken over; it can be cancelled.
 
-It owns the temporary folder and removes it however it ends. The caller drives it: `wait()` blocks, `poll()` is for a timer.
+It owns the temporary folder and removes it however it ends. Its caller drives it: `wait()` blocks, `poll()` is for timers.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from ..errors import Cancelled, DWISuperResError, InputError, MissingDependencyE
 from .child import ChildProcess
 
 _POLL_SECONDS = 0.05
-_KINDS = {cls.__name__: cls for cls in (InputError, MissingDependencyError, Cancelled)}
+_KINDS: dict[str, type[DWISuperResError]] = {
+    cls.__name__: cls for cls in (InputError, MissingDependencyError, Cancelled)
+}
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,8 @@ class Job:
         self._child: ChildProcess | None = None
         self._step = -1
         self.state = "running"
-        self.fraction, self.eta, self.message, self.device = 0.0, None, "", ""
+        self.fraction, self.message, self.device = 0.0, "", ""
+        self.eta: float | None = None
         self.error: DWISuperResError | None = None
         self.details, self.result = "", None
         self.warnings: list[str] = []
@@ -131,13 +134,11 @@ class Job:
             if "device" in message:
                 self.device = text or ""
         elif kind == "error":
-            self.error = _KINDS.get(message.get("kind"), ProcessingError)(text or "The computation failed.")
+            self.error = _KINDS.get(str(message.get("kind")), ProcessingError)(text or "The computation failed.")
 
     def _child_ended(self, exit_code: int) -> None:
-        if self.error is None and (exit_code != 0 or self._pending is None):
-            self.error = ProcessingError(self._explain(exit_code))
-        if self.error is not None:
-            self._end("failed", self.error)
+        if self.error is not None or exit_code != 0 or self._pending is None:
+            self._end("failed", self.error or ProcessingError(self._explain(exit_code)))
             return
         self._results.append(self._pending)
         if self._step + 1 < len(self._steps):
@@ -166,7 +167,7 @@ class Job:
             self._end("failed", ProcessingError(f"{command[0]} could not be started ({error}); reinstall 3D Slicer."))
 
     def _explain(self, exit_code: int) -> str:
-        said = self._child.said().lower()
+        said = self._child.said().lower() if self._child else ""
         if "no space left" in said or shutil.disk_usage(self._folder).free < 1 << 20:
             return f"The disk that holds {self._folder.parent} is full; free some space and try again."
         if exit_code in (-9, 137) or "memoryerror" in said or "bad_alloc" in said:
@@ -204,8 +205,8 @@ def make_folder(parent: str | os.PathLike[str] | None = None) -> Path:
         return Path(tempfile.mkdtemp(prefix="DWISuperRes-", dir=parent or None))
     except OSError as error:
         raise ProcessingError(
-            f"No temporary folder can be made in {parent or tempfile.gettempdir()} ({error.strerror}); choose another in "
-            "Edit > Application Settings > General, or free some space."
+            f"No temporary folder can be made in {parent or tempfile.gettempdir()} ({error.strerror}); choose another "
+            "in Edit > Application Settings > General, or free some space."
         ) from error
 
 
@@ -214,6 +215,6 @@ def check_space(folder: Path, needed: float) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise ProcessingError(
-            f"The disk that holds {folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are needed; "
-            "free some space or choose another temporary folder."
+            f"The disk that holds {folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are "
+            "needed; free some space or choose another temporary folder."
         )

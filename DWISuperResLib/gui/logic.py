@@ -11,7 +11,7 @@ From the Python console:
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ class Logic:
         self._devices: dict[str, str] = {}
         self._scene_observer: tuple[Any, int] | None = None
         self.job: Job | None = None
+        """The running or the last job."""
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.timeout.connect(self._poll)
@@ -220,10 +221,10 @@ class Logic:
         def finish(_results):
             from ..io import read_image
 
-            images = {
-                name: tuple(read_image(output / f"{name}_{part}.nrrd")[0] for part in ("reference", "test"))
-                for name in maps
-            }
+            images = {}
+            for name in maps:
+                first, second = (read_image(output / f"{name}_{part}.nrrd")[0] for part in ("reference", "test"))
+                images[name] = first, second
             return mrml.update_comparison(images, output / "statistics.tsv", output / "report.html", grid)
 
         return self._run(nodes, steps, folder, finish, waitForCompletion, onProgress, onFinished)
@@ -265,7 +266,7 @@ class Logic:
 
     def cancel(self) -> None:
         """End the running job, if any."""
-        if self.isRunning:
+        if self.job is not None and self.isRunning:
             self.job.cancel()
             self._stop_watching()
 
@@ -286,10 +287,12 @@ class Logic:
     def _step(self, arguments: Sequence[str], device: str | None = None) -> Step:
         """A command of the library; its device is what the probe found for the one asked for."""
 
-        def command(results: list[Mapping[str, Any]]) -> list[str]:
-            if results and "device" in results[0]:
-                self._devices[device] = results[0]["device"]
-            chosen = ["--device", self._devices[device]] if device else []
+        def command(results: list[dict[str, Any]]) -> list[str]:
+            chosen = []
+            if device is not None:
+                if results:
+                    self._devices[device] = results[0]["device"]
+                chosen = ["--device", self._devices[device]]
             return [
                 self._python or python_executable(),
                 "-m",
@@ -322,7 +325,7 @@ class Logic:
         try:
             for name, node in nodes.items():
                 if isinstance(node, tuple):
-                    _write_mask(*node, folder / name)
+                    _write_mask(node[0], node[1], folder / name)
                 else:
                     mrml.write_dwi_nrrd(node, folder / name)
         except Exception:
@@ -340,7 +343,8 @@ class Logic:
             self._stop_watching()
 
     def _poll(self) -> None:
-        self.job.poll()
+        if self.job is not None:
+            self.job.poll()
         if not self.isRunning:
             self._stop_watching()
 

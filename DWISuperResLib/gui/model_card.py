@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from slicer.i18n import tr as _
 
 from .. import mrml
 from ..cards import Card
-from ..dwi import B0_THRESHOLD
+from ..dwi import B0_THRESHOLD, DWI
 from ..grid import in_plane_axes, slice_axis
 
 TOLERANCE = 0.05
@@ -34,8 +33,10 @@ def card_html(card: Card) -> str:
 
 def domain_warnings(card: Card, node, axis: str = "") -> list[str]:
     """Sentences on the voxel size and b-values of a DWI node that the checkpoint never saw; empty if there are none."""
-    sizes = np.linalg.norm(mrml.ijk_to_ras(node)[:3, :3], axis=0)
-    across = slice_axis(SimpleNamespace(voxel_sizes=sizes, acquisition_axis=None), axis or None)
+    grid = DWI(
+        np.zeros((1, 1, 1, 1)), mrml.ijk_to_ras(node), np.zeros(1), np.zeros((1, 3))
+    )  # spares copying the voxels
+    sizes, across = grid.voxel_sizes, slice_axis(grid, axis or None)
     in_plane = sizes[list(in_plane_axes(across))]
     bvals = mrml.gradient_table(node)[0]
     weighted = bvals[bvals > B0_THRESHOLD]

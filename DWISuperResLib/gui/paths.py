@@ -33,7 +33,7 @@ def python_executable() -> str:
 
 
 def child_environment() -> dict[str, str]:
-    """The environment Slicer was started in: PythonSlicer adds its own, and Slicer's libraries must not meet torch's."""
+    """The environment Slicer was started in; PythonSlicer adds its own."""
     return {**slicer.util.startupEnvironment(), "PYTHONUNBUFFERED": "1"}
 
 

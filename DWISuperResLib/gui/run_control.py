@@ -39,12 +39,12 @@ class RunControl:
         """Enable the button if a job can start, or is this control's and can be cancelled."""
         self._button.enabled = self.running or can_start
 
-    def _clicked(self, *_) -> None:
+    def _clicked(self, *_checked) -> None:
         if self.running:
             self._cancel()
             return
         self._show(True)
-        self._label.text = _t_starting()
+        self._label.text = _("Starting...")
         try:
             self._start(self._progressed, self._ended)
         except Cancelled as error:
@@ -52,7 +52,7 @@ class RunControl:
             self._label.text = str(error)
         except DWISuperResError as error:
             self._show(False)
-            self._fail(error, "")
+            self._fail(str(error), "")
 
     def _show(self, running: bool) -> None:
         self.running = running
@@ -75,16 +75,12 @@ class RunControl:
         elif job.state == "cancelled":
             self._label.text = str(job.error)
         else:
-            self._fail(job.error, job.details)
+            self._fail(str(job.error), job.details)
 
-    def _fail(self, error: DWISuperResError, details: str) -> None:
-        self._label.text = str(error)
+    def _fail(self, error: str, details: str) -> None:
+        self._label.text = error
         options = {"detailedText": details} if details else {}
-        slicer.util.errorDisplay(str(error), windowTitle="DWISuperRes", **options)
-
-
-def _t_starting() -> str:
-    return _("Starting...")
+        slicer.util.errorDisplay(error, windowTitle="DWISuperRes", **options)
 
 
 def status_text(job: Job) -> str:
@@ -96,4 +92,4 @@ def status_text(job: Job) -> str:
         parts.append(left)
     if job.device and job.device not in parts:
         parts.append(job.device)
-    return "; ".join(parts) or _t_starting()
+    return "; ".join(parts) or _("Starting...")

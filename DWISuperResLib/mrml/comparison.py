@@ -1,10 +1,11 @@
-"""A comparison in the scene: maps of reference and test, their differences, statistics, charts; and what the views show."""
+"""A comparison in the scene: maps of reference and test, differences, statistics, charts; and what the views show."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import slicer
@@ -21,7 +22,7 @@ _MAP_CLASS = "vtkMRMLScalarVolumeNode"
 
 def update_comparison(
     maps: Mapping[str, tuple[NDArray, NDArray]], statistics: Path, report: Path, grid
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """Put the results of a comparison into the scene, into the same nodes each time.
 
     Parameters
@@ -39,7 +40,7 @@ def update_comparison(
     -------
     dict of node by name: fa_reference, fa_test, fa_difference, ..., statistics, report.
     """
-    nodes: dict[str, object] = {}
+    nodes: dict[str, Any] = {}
     for name, (reference, test) in maps.items():
         low, high = display.value_window(name, reference, test)
         arrays = dict(zip(PARTS, (reference, test, test - reference), strict=True))
@@ -62,7 +63,7 @@ def update_comparison(
     return nodes
 
 
-def comparison_nodes() -> dict[str, object]:
+def comparison_nodes() -> dict[str, Any]:
     """The nodes of the scene's comparison, as `update_comparison` returned them; empty if there is none."""
     roles = [(f"{name}_{part}", _MAP_CLASS) for name in MAPS for part in PARTS]
     roles += [("statistics", "vtkMRMLTableNode"), ("report", "vtkMRMLTextNode")]
@@ -86,7 +87,7 @@ def show_map(name: str, chart: str = "scatter") -> None:
     _show_in_views(nodes, name, charts[chart], histogram)
 
 
-def _show_in_views(nodes: Mapping[str, object], name: str, agreement, histogram) -> None:
+def _show_in_views(nodes: Mapping[str, Any], name: str, agreement, histogram) -> None:
     for part, tag in layout.SLICE_VIEWS.items():
         if (composite := layout.composite_node(tag)) is not None:
             composite.SetLinkedControl(True)

@@ -1,4 +1,4 @@
-"""How maps look: perceptual colours for FA and its kin, diverging colours about zero for differences, colour legends."""
+"""How maps look: perceptual colours for FA and its kin, diverging colours about zero for differences, and legends."""
 
 from __future__ import annotations
 

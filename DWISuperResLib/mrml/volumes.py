@@ -143,7 +143,7 @@ def size_in_bytes(node) -> int:
 
 
 def scale_between(low, high) -> tuple[int, str] | None:
-    """The in-plane factor (2 to 8) and slice axis ("i", "j", "k") by which one node's grid refines to another's, or None.
+    """In-plane factor (2 to 8) and slice axis ("i", "j", "k") that refine one node's grid to another's, or None.
 
     The finer grid may end a few voxels earlier, where the coarser was padded to a multiple of the factor.
     """

@@ -51,7 +51,6 @@ class Host:
     def add_colours(self):
         """The wheel lacks Slicer's colour files, so tables with the same ids stand in."""
         import numpy as np
-
         import slicer
 
         if slicer.mrmlScene.GetNodeByID("vtkMRMLColorTableNode" + DIVERGING):

@@ -162,10 +162,7 @@ class _Connector(GuiConnector):
         self._widget, self._kind = widget, kind
         if type(widget) is qt.QCheckBox and kind is bool:
             self._signal, self._property = widget.stateChanged, "checked"
-        elif type(widget) is qt.QSpinBox and kind is int:
-            self._signal, self._property = widget.valueChanged, "value"
-            widget.setRange(extra[0].minimum, extra[0].maximum)
-        elif type(widget) is qt.QDoubleSpinBox and kind is float:
+        elif (type(widget), kind) in ((qt.QSpinBox, int), (qt.QDoubleSpinBox, float)):
             self._signal, self._property = widget.valueChanged, "value"
             widget.setRange(extra[0].minimum, extra[0].maximum)
         elif type(widget) is ctk.ctkPathLineEdit and kind is pathlib.Path:
