@@ -9,6 +9,7 @@ import dataclasses
 import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +21,8 @@ FORMAT_VERSION = 1
 TASKS = ("super-resolution", "denoising", "ssfd")
 NORMALISATIONS = ("volume", "paper")
 
-_MAX_ARGUMENT = 4096  # no width, depth or size of a slice network is anywhere near
+# Widths, depths and sizes of a slice network sum to far less; more could keep `build` busy for hours.
+_MAX_ARGUMENTS = 8192
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,11 @@ class Card:
         if self.normalisation not in NORMALISATIONS:
             raise _bad("normalisation", self.normalisation, f"one of {', '.join(NORMALISATIONS)}")
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
-            raise _bad(
-                "format version", self.format_version, f"{FORMAT_VERSION}; a newer release may read this file"
-            )
+            raise _bad("format version", self.format_version, f"{FORMAT_VERSION}; a newer release may read this file")
         if not re.fullmatch("([0-9a-f]{64})?", self.sha256):
             raise _bad("sha256", self.sha256, "64 hexadecimal digits")
-        _check_arguments(self.arguments)
+        if sum(abs(x) for x in _leaves("arguments", self.arguments) if isinstance(x, int | float)) > _MAX_ARGUMENTS:
+            raise _bad("arguments", self.arguments, f"numbers that sum to at most {_MAX_ARGUMENTS}")
         object.__setattr__(self, "scales", _scales(self.scales, self.task))
         for name, limits in self.voxel_sizes.items():
             if name not in ("in_plane", "slice") or not _interval("voxel_sizes", limits, low=1e-3, high=1e3):
@@ -122,9 +123,7 @@ class Card:
         known = {f.name: f for f in dataclasses.fields(cls)}
         required = ["name", "architecture", "arguments", "scales", "format_version", "sha256"]
         if missing := [name for name in required if name not in fields]:
-            raise InputError(
-                f"The card lacks {', '.join(missing)}; the file is not a checkpoint of this library."
-            )
+            raise InputError(f"The card lacks {', '.join(missing)}; the file is not a checkpoint of this library.")
         # Before the unknown fields: a newer format has them by right.
         if fields["format_version"] == FORMAT_VERSION and (unknown := sorted(set(fields) - set(known))):
             raise InputError(f"The card has unknown fields ({', '.join(map(repr, unknown[:5]))}).")
@@ -160,9 +159,7 @@ def describe(card: Card) -> str:
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    return ", ".join(
-        f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items()
-    )
+    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
 
 
 def _range_text(limits: Sequence[float], unit: str = "") -> str:
@@ -177,7 +174,8 @@ def refuse_constant(text: str) -> None:
 
 
 def _bad(name: str, found: Any, expected: str) -> InputError:
-    return InputError(f"The card's {name} is {str(found)[:80]!r}; expected {expected}.")
+    # reprlib, since str would fail on deep nesting and flood on long text.
+    return InputError(f"The card's {name} is {reprlib.repr(found)}; expected {expected}.")
 
 
 def _check_text(name: str, value: Any) -> None:
@@ -193,17 +191,18 @@ def _json_object(name: str, value: Any) -> dict[str, Any]:
         raise _bad(name, value, f"what JSON can hold ({error})") from error
     if not isinstance(copy, dict):
         raise _bad(name, value, "an object")
+    _leaves(name, copy)
     return copy
 
 
-def _check_arguments(value: Any) -> None:
-    if isinstance(value, dict | list):
-        if len(value) > 64:
-            raise _bad("arguments", value, "at most 64 entries")
-        for item in value.values() if isinstance(value, dict) else value:
-            _check_arguments(item)
-    elif isinstance(value, int | float) and abs(value) > _MAX_ARGUMENT:
-        raise _bad("arguments", value, f"numbers of at most {_MAX_ARGUMENT}")
+def _leaves(name: str, value: Any, levels: int = 16) -> list[Any]:
+    """What a JSON value holds besides lists and objects; InputError if these are nested too deeply."""
+    if not isinstance(value, dict | list):
+        return [value]
+    if levels == 0:
+        raise _bad(name, value, "at most 16 levels of lists and objects")
+    items = value.values() if isinstance(value, dict) else value
+    return [leaf for item in items for leaf in _leaves(name, item, levels - 1)]
 
 
 def _is_number(value: Any) -> bool:
@@ -214,11 +213,7 @@ def _interval(name: str, value: Any, *, low: float = 0.0, high: float = 1e6) -> 
     """(lowest, highest), or () for unknown."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (0, 2):
         raise _bad(name, value, "[lowest, highest]")
-    if (
-        not all(map(_is_number, value))
-        or not all(low <= v <= high for v in value)
-        or list(value) != sorted(value)
-    ):
+    if not all(map(_is_number, value)) or not all(low <= v <= high for v in value) or list(value) != sorted(value):
         raise _bad(name, value, f"[lowest, highest] between {low:g} and {high:g}")
     return tuple(float(v) for v in value)
 

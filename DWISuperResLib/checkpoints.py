@@ -260,10 +260,14 @@ def import_fastai(
 
 def _read_header(path: Path) -> dict[str, Any]:
     """The JSON header of a safetensors file, its sizes and types checked."""
-    size = path.stat().st_size
-    if size > _MAX_FILE:
-        raise InputError(f"the file has {size} bytes; expected at most {_MAX_FILE}.")
-    with path.open("rb") as file:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise InputError(f"it cannot be opened ({error.strerror}).") from error
+    with file:
+        size = os.fstat(file.fileno()).st_size
+        if size > _MAX_FILE:
+            raise InputError(f"the file has {size} bytes; expected at most {_MAX_FILE}.")
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(_MAX_HEADER, size - 8):

@@ -47,6 +47,10 @@ def saved(network, tmp_path):
     return path
 
 
+def nested(levels):
+    return [nested(levels - 1)] if levels else []
+
+
 def raw_parts(path):
     data = path.read_bytes()
     (length,) = struct.unpack("<Q", data[:8])
@@ -109,9 +113,7 @@ def test_half_precision_storage(network, tmp_path):
 
 def test_half_precision_that_overflows_is_refused(network, tmp_path):
     weights = network.state_dict()
-    weights["conv.parametrizations.weight.original1"] = (
-        weights["conv.parametrizations.weight.original1"] + 1e6
-    )
+    weights["conv.parametrizations.weight.original1"] = weights["conv.parametrizations.weight.original1"] + 1e6
     with pytest.raises(InputError, match="not finite"):
         save_checkpoint(tmp_path / "half.safetensors", weights, CARD, half=True)
     assert list(tmp_path.iterdir()) == []
@@ -219,8 +221,12 @@ def test_describe_names_the_facts():
         ({"voxel_sizes": {"oblique": [1, 2]}}, "in_plane and slice"),
         ({"training": [1]}, "an object"),
         ({"arguments": [4]}, "an object"),
-        ({"arguments": {"width": 10**12}}, "at most 4096"),
-        ({"arguments": {"width": [[10**12]]}}, "at most 4096"),
+        ({"arguments": {"width": 10**12}}, "at most 8192"),
+        ({"arguments": {"width": [[10**12]]}}, "at most 8192"),
+        ({"arguments": {"width": [4096] * 64}}, "at most 8192"),
+        ({"arguments": {"width": nested(300)}}, "16 levels"),
+        ({"statistics": {"a": nested(300)}}, "16 levels"),
+        ({"scales": nested(300)}, "whole in-plane"),
         ({"arguments": {"width": 4096}}, "has shape"),
         ({"arguments": {"width": -1}}, "cannot be built"),
         ({"arguments": {"width": "4"}}, "cannot be built"),
