@@ -264,7 +264,10 @@ def _import(arguments: argparse.Namespace, report: Reporter) -> None:
     report.status("Loading PyTorch")
     from .checkpoints import describe, import_fastai
 
-    card = import_fastai(arguments.file, arguments.output, overwrite=arguments.overwrite)
+    card = import_fastai(
+        arguments.file, arguments.output, scales=arguments.scales, name=arguments.name,
+        licence=arguments.licence, provenance=arguments.provenance, overwrite=arguments.overwrite,
+    )  # fmt: skip
     report.result(f"Wrote {arguments.output}\n{describe(card)}", output=arguments.output)
 
 
@@ -513,3 +516,14 @@ def _add_checkpoint_commands(commands) -> None:
     )  # fmt: skip
     command.add_argument("file", help=".pth state dict of fastai")
     command.add_argument("output", help=".safetensors")
+    command.add_argument(
+        "--scales",
+        type=int,
+        nargs="+",
+        default=[2],
+        metavar="N",
+        help="in-plane factors it was trained for (default: 2)",
+    )
+    command.add_argument("--name", help="for the card (default: the file's)")
+    command.add_argument("--licence", default="", help="for the card")
+    command.add_argument("--provenance", default="", help="for the card: where the weights come from")

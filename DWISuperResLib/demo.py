@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from .dwi import DWI
     from .evaluation import Evaluation
 
-METHODS = ("nearest", "cubic", "sinc")
-"""What super-resolution is compared with: the low resolution as it is, the everyday choice, the strongest rival."""
+METHODS = ("nearest", "sinc")
+"""What super-resolution is compared with: the low resolution as it is, and the strongest interpolation."""
 SINGLE_FIBRE = 0.7
 """Volume fraction of one bundle from which a voxel of the phantom has one known direction."""
 

@@ -86,7 +86,7 @@ def phantom(
     snr: float | None = 30.0,
     seed: int = 0,
     supersampling: int = 3,
-    shells: Sequence[tuple[float, int]] = ((0, 4), (1000, 20), (2000, 32)),
+    shells: Sequence[tuple[float, int]] = ((0, 3), (1000, 16), (2000, 28)),
 ) -> DWI:
     """Scan the phantom.
 

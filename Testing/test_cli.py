@@ -151,6 +151,14 @@ def test_checkpoints_list_and_info(checkpoint, capfd):
     assert "sr_unet" in capfd.readouterr().out
 
 
+def test_importing_refuses_a_file_that_would_run_code(tmp_path, capfd):
+    pickled = tmp_path / "model.pth"
+    pickled.write_bytes(b"cbuiltins\neval\n(S'1+1'\ntR.")
+    assert run("checkpoints", "import", pickled, tmp_path / "model.safetensors") == 2
+    assert "model.pth" in capfd.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["model.pth"]
+
+
 def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, capfd, monkeypatch):
     """What a library prints, even from C, must not end up between the lines."""
     from DWISuperResLib import engine
