@@ -272,11 +272,12 @@ def shells(bvals: NDArray, is_b0: NDArray[np.bool_]) -> dict[str, NDArray[np.int
 
 
 def signal_hash(dwi: DWI) -> str:
-    """sha256 of signal (float32, volume slowest), affine and gradient table."""
+    """sha256 of signal (float32, X fastest, volume slowest), affine, b-values, directions (to 5 decimals, float64)."""
     digest = hashlib.sha256()
     for n in range(dwi.n_volumes):
         digest.update(np.asfortranarray(dwi.signal[..., n]).T.data)
-    for array in (dwi.affine, dwi.bvals, dwi.bvecs):
+    # Directions are normalised whenever a DWI is built, which may move their last bit.
+    for array in (dwi.affine, dwi.bvals, dwi.bvecs.round(5) + 0.0):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
 

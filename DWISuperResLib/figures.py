@@ -317,7 +317,7 @@ def spectrum_figure(evaluation: Evaluation, quantity: str) -> str:
     palette = colours(evaluation.candidates)
     for candidate in evaluation.candidates:
         if quantity in candidate.spectra:
-            power = candidate.spectra[quantity]
+            power = np.maximum(candidate.spectra[quantity], 1e-12)  # identical images have none
             frequency = (np.arange(len(power)) + 0.5) / (2 * len(power))
             axes.semilogy(frequency, power, color=palette[candidate.name], label=candidate.name, **_weight(candidate))
     axes.set_xlim(0, 0.505)

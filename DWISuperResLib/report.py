@@ -148,8 +148,8 @@ def verdict(evaluation: Evaluation, checks: Sequence[Check] = ()) -> list[str]:
             lead = f"{'comes' if better else 'does not come'} closer to the original than every classical interpolation"
         sentences.append(f"The checkpoint {network} {lead}; against the best one for each measure: {'; '.join(parts)}.")
     if not networks and evaluation.conditions["task"] != "compare":
-        best = {m[3]: min(classical, key=lambda n: _or_infinite(summary_value(evaluation, n, m))) for m in measures}
-        listed = "; ".join(f"{_VERDICT[heading]}: {name}" for heading, name in best.items())
+        closest = {m[3]: min(classical, key=lambda n: _or_infinite(summary_value(evaluation, n, m))) for m in measures}
+        listed = "; ".join(f"{_VERDICT[heading]}: {name}" for heading, name in closest.items())
         sentences.append(f"No checkpoint was evaluated. Closest to the original among the interpolations: {listed}.")
     if fired := [c.name for c in checks if c.fired]:
         sentences.append(f"Self-checks that warn: {', '.join(fired)}; see below what to do.")
@@ -279,8 +279,8 @@ def _score_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 _CAPTIONS = {
-    "signal": "Signal. PSNR and SSIM use the stated data range. SSIM: 11-voxel Gaussian window, slice by slice, "
-    f"at most {SSIM_VOLUMES} volumes of each b-value; MS-SSIM on the box around the region. NRMSE: RMSE over mean reference.",
+    "signal": "Signal. PSNR and SSIM use the stated data range. SSIM: 11-voxel Gaussian window, slice by slice, at "
+    f"most {SSIM_VOLUMES} volumes of each b-value; MS-SSIM on the box around the region. NRMSE: RMSE / mean reference.",
     "fa": "Fractional anisotropy (FA)",
     "md": "Mean diffusivity (MD), mm²/s",
     "qa": "Quantitative anisotropy (QA), largest of the reference = 1",
