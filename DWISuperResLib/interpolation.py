@@ -157,6 +157,13 @@ def _sinc(n: int, scale: int) -> NDArray[np.float64]:
     return matrix / n
 
 
+@lru_cache(maxsize=64)
+def mirrored_sinc(n: int, scale: int) -> NDArray[np.float64]:
+    """Sinc interpolation of the row continued by reflection: no jump at the border, so a patch rings little."""
+    doubled = operator(2 * n, scale, "sinc")[: n * scale]
+    return doubled[:, :n] + doubled[:, : n - 1 : -1]
+
+
 _OPERATORS = {
     "nearest": _nearest,
     "linear": _linear,

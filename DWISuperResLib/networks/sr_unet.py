@@ -1,4 +1,4 @@
-"""Our default network: a small U-Net on the low-resolution grid that predicts what zero filling misses."""
+"""Our default network: a small U-Net on the low-resolution grid that predicts what interpolation misses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..interpolation import operator
+from ..interpolation import mirrored_sinc
 from ..slices import SliceInput
 from . import register
 
@@ -78,13 +78,13 @@ class SRUNet(nn.Module):
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             features = stage(skips.pop() + functional.pixel_shuffle(up(features), 2))
         residual = self.tails[str(scale)](features[..., :height, :width])
-        return zero_filled(x[:, :1], scale) + residual.float()
+        return interpolated(x[:, :1], scale) + residual.float()
 
 
-def zero_filled(images: torch.Tensor, scale: int) -> torch.Tensor:
-    """Sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
+def interpolated(images: torch.Tensor, scale: int) -> torch.Tensor:
+    """Mirrored sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
     rows, columns = (
-        torch.tensor(operator(n, scale, "sinc"), dtype=torch.float32, device=images.device) for n in images.shape[-2:]
+        torch.tensor(mirrored_sinc(n, scale), dtype=torch.float32, device=images.device) for n in images.shape[-2:]
     )
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images.float() @ columns.T

@@ -36,6 +36,7 @@ class Network(Section):
     architecture: str = "sr_unet"
     arguments: dict[str, Any] = {}
     start_from: str | None = Field(None, description="checkpoint, by name or file, whose weights training starts from")
+    imagenet: str | None = Field(None, description="encoder's ImageNet weights: a file, or `download`")
 
 
 class Degradation(Section):
@@ -81,6 +82,12 @@ class Data(Section):
     volumes: PositiveInt | None = Field(
         None,
         description="volumes of one place drawn together, for losses across volumes; None: all, where needed",
+    )
+    margin: NonNegativeInt = Field(
+        0, description="low-resolution pixels along a patch's border that the loss leaves out: they lack context"
+    )
+    b0: Annotated[float, Field(gt=0, lt=1)] | None = Field(
+        None, description="share of b0 among the volumes drawn one by one; None: as in the scan"
     )
     brain: Annotated[float, Field(ge=0, le=1)] = Field(0.9, description="fraction of patches centred in the brain")
     workers: NonNegativeInt = 1
@@ -170,6 +177,8 @@ class Configuration(Section):
             raise ValueError("denoising needs degradation.noise above 0 percent")
         if self.data.patch is not None and self.data.patch < 8 * max(self.scales):
             raise ValueError(f"data.patch is {self.data.patch}; expected at least {8 * max(self.scales)} pixels")
+        if self.data.margin and (self.data.patch is None or self.data.patch < 4 * self.data.margin * max(self.scales)):
+            raise ValueError(f"data.margin is {self.data.margin}; expected at most a quarter of data.patch / scale")
         return self
 
 

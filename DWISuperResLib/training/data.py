@@ -144,7 +144,12 @@ class Batches(Dataset):
         """(places, volumes at each) to show."""
         n, places = scan.shape[1], self.config.data.patches
         if self.joint is None:
-            return rng.integers(n, size=(places, 1))
+            weighted = scan.bvals > B0_THRESHOLD
+            share = self.config.data.b0
+            if share is None or weighted.all() or not weighted.any():
+                return rng.integers(n, size=(places, 1))
+            chances = np.where(weighted, (1 - share) / weighted.sum(), share / (~weighted).sum())
+            return rng.choice(n, size=(places, 1), p=chances)
         if self.joint >= n:
             return np.tile(np.arange(n), (places, 1))
         b0 = np.flatnonzero(scan.bvals <= B0_THRESHOLD)

@@ -95,6 +95,9 @@ class Training(lightning.LightningModule):
     def training_step(self, batch: Batch, index: int) -> Tensor:
         shown = batch["input"].contiguous(memory_format=torch.channels_last)
         prediction = self.network(shown, batch["scale"]).float()
+        if margin := self.config.data.margin * batch["scale"]:
+            inside = (..., slice(margin, -margin), slice(margin, -margin))
+            prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
         with torch.autocast(self.device.type, enabled=False) if self._exact else nullcontext():
             total, parts = self._compare(prediction, batch)
         self.log_dict({f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True)
