@@ -17,7 +17,8 @@ class _Denoiser(nn.Module):
     """Normalised channels (B, C, H, W), channel 0 the slice, to the slice less the noise that `body` sees in it."""
 
     multiple = 1
-    """Of what the body wants height and width to be multiples."""
+    """Of what the body wants height and width to be multiples, at least `smallest`."""
+    smallest = 1
 
     def __init__(self, body: nn.Module, slice_input: SliceInput) -> None:
         super().__init__()
@@ -29,7 +30,8 @@ class _Denoiser(nn.Module):
         if scale != 1:
             raise InputError(f"A denoiser keeps the grid, so it serves scale 1, not {scale}.")
         height, width = x.shape[-2:]
-        padded = functional.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        missing = [max(self.smallest, n + -n % self.multiple) - n for n in (width, height)]
+        padded = functional.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
         return x[:, :1].float() - self.body(padded)[..., :height, :width].float()
 
 
@@ -100,6 +102,7 @@ class SwinDenoiser(_Denoiser):
     """
 
     multiple = 32
+    smallest = 64  # below, one pixel is left on the coarsest level, which instance norm cannot normalise
 
     def __init__(self, features: int = 24, neighbours: int = 0, guidance: Sequence[str] = ()) -> None:
         try:

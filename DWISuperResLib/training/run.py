@@ -91,6 +91,12 @@ def make_network(config: Configuration) -> nn.Module:
     """Build the network, with the weights it starts from, and see that it serves the scales."""
     wanted = config.network
     network = build(wanted.architecture, **wanted.arguments)
+    if wanted.imagenet is not None:
+        if not hasattr(network, "load_imagenet"):
+            raise InputError(
+                f"network.imagenet is set, but {wanted.architecture} has no ImageNet encoder; leave it out."
+            )
+        network.load_imagenet(wanted.imagenet)
     if wanted.start_from is not None:
         start(network, wanted.start_from)
     network.eval()

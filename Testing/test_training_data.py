@@ -1,0 +1,260 @@
+"""Training data: inputs are the degraded targets, batches are functions of seed and index, subjects stay apart."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from DWISuperResLib import degradation, io
+from DWISuperResLib.errors import InputError
+from DWISuperResLib.grid import in_plane_axes
+from DWISuperResLib.phantoms import phantom
+from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput
+from DWISuperResLib.training import validated
+from DWISuperResLib.training.data import Batches, EpochSampler
+from DWISuperResLib.training.scans import divide, find_scans, open_scan, subject_of
+from DWISuperResLib.training.tasks import add_noise
+from DWISuperResLib.training.validation import classical, predict, prepare, score
+
+STILL = {"flips": False, "rotations": False, "intensity": [1, 1], "contrast": [1, 1]}
+
+
+@pytest.fixture(scope="module")
+def dwi():
+    return phantom((24, 36, 5), (6.0, 5.0, 7.0), supersampling=1, shells=((0, 2), (1000, 7)))
+
+
+@pytest.fixture(scope="module")
+def path(dwi, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("scan") / "scan.nii.gz"
+    io.write_dwi(dwi, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def scan(path):
+    return open_scan(path, path.parent / "cache", "volume")
+
+
+def batches(scan, neighbours=1, guidance=(), joint=None, augmentation=None, **changes):
+    data = {"scans": ["x"], "slabs": 2, "patches": 3, "patch": None} | changes.pop("data", {})
+    tree = {"data": data, "augmentation": STILL if augmentation is None else augmentation, **changes}
+    return Batches([scan], SliceInput(neighbours, guidance), validated(tree), joint)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_cached_slabs_are_the_scan(dwi, path, axis, tmp_path):
+    scan = open_scan(path, tmp_path, "volume", axis)
+    first, second = in_plane_axes(axis)
+    expected = io.read_dwi(path).signal.transpose(3, axis, second, first)
+    slab = scan.slab(0, 1, slice(None))
+    np.testing.assert_array_equal(slab, expected[:, [0, 0, 1]])
+    last = scan.shape[0] - 1
+    np.testing.assert_array_equal(scan.slab(last, 1, np.array([1, 3])), expected[[1, 3]][:, [last - 1, last, last]])
+    assert scan.mask.shape == (scan.shape[0], *scan.shape[2:])
+    np.testing.assert_allclose(scan.voxel_sizes, [*dwi.voxel_sizes[[first, second]], dwi.voxel_sizes[axis]])
+
+
+def test_whole_numbers_take_two_bytes_and_a_second_opening_writes_nothing(dwi, tmp_path):
+    rounded = dataclasses.replace(dwi, signal=np.rint(dwi.signal))
+    io.write_dwi(rounded, tmp_path / "a.nii.gz")
+    scan = open_scan(tmp_path / "a.nii.gz", tmp_path / "cache", "volume")
+    assert scan.signal.dtype == np.uint16
+    assert isinstance(scan.signal, np.memmap)
+    written = (scan.folder / "signal.npy").stat().st_mtime_ns
+    again = open_scan(tmp_path / "a.nii.gz", tmp_path / "cache", "volume")
+    assert (again.folder / "signal.npy").stat().st_mtime_ns == written
+    np.testing.assert_array_equal(again.slab(2, 0, slice(None))[:, 0], rounded.signal.transpose(3, 2, 1, 0)[:, 2])
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+@pytest.mark.parametrize("guidance", [(), ("q_smooth", "mean_b0")])
+def test_inputs_are_what_inference_sees_of_the_degraded_scan(path, scan, scale, guidance):
+    dwi = io.read_dwi(path)
+    cut = dwi.signal[: dwi.signal.shape[0] // scale * scale, : dwi.signal.shape[1] // scale * scale]
+    low = degradation.degrade(dataclasses.replace(dwi, signal=cut), scale, axis=2).signal.transpose(3, 2, 1, 0)
+    normalisation = Normalisation.measure(dwi.signal, "volume")
+    assembler = SliceAssembler(SliceInput(1, guidance), dwi.bvals, dwi.bvecs, normalisation)
+    seen = [
+        assembler(torch.from_numpy(low[:, [max(z - 1, 0), z, min(z + 1, 4)]].copy()), torch.arange(9)) for z in range(5)
+    ]
+    fine = cut.transpose(3, 2, 1, 0) * normalisation.gains[:, None, None, None]
+    batch = batches(scan, guidance=guidance, joint=99, scales=[scale])[4]
+    for n in range(0, len(batch["input"]), 9):
+        matches = [
+            z
+            for z in range(5)
+            if np.allclose(batch["target"][n : n + 9, 0], fine[:, z], atol=1e-5)
+            and np.allclose(batch["input"][n : n + 9], seen[z], atol=1e-4)
+        ]
+        assert len(matches) == 1
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_augmented_pairs_stay_aligned(scan, scale):
+    dataset = batches(scan, augmentation={}, scales=[scale], data={"patch": None})
+    for index in range(4):
+        batch = dataset[index]
+        height, width = batch["target"].shape[-2:]
+        rows, columns = (
+            torch.tensor(degradation.operator(n, scale, "kspace"), dtype=torch.float32) for n in (height, width)
+        )
+        lowered = rows @ batch["target"] @ columns.T
+        torch.testing.assert_close(batch["input"][:, :1], lowered, rtol=1e-3, atol=1e-3)
+
+
+def test_patches_are_windows_of_the_whole_slices(scan):
+    whole = batches(scan, data={"slabs": 1, "patches": 1})
+    small = batches(scan, data={"slabs": 1, "patches": 1, "patch": 16})
+    batch = small[0]
+    assert batch["input"].shape == (1, 3, 8, 8)
+    assert batch["target"].shape == (1, 1, 16, 16)
+    assert whole[0]["input"].shape == (1, 3, 18, 12)
+
+
+def test_batches_are_functions_of_seed_and_index(scan):
+    def same(first, second):
+        return torch.equal(first["input"], second["input"]) and torch.equal(first["target"], second["target"])
+
+    noisy = {"augmentation": {}, "data": {"patch": 16}, "degradation": {"noise": [1, 5]}}
+    assert same(batches(scan, **noisy)[3], batches(scan, **noisy)[3])
+    assert not same(batches(scan, **noisy)[3], batches(scan, **noisy)[4])
+    assert not same(batches(scan, **noisy)[3], batches(scan, seed=1, **noisy)[3])
+
+
+def test_every_range_changes_the_batch(scan):
+    plain = batches(scan)[0]
+    for section, changes in (
+        ("degradation", {"models": {"gaussian": 1}}),
+        ("degradation", {"models": {"area": 1}}),
+        ("degradation", {"models": {"paper": 1}}),
+        ("degradation", {"noise": [5, 5]}),
+        ("augmentation", STILL | {"intensity": [2, 2]}),
+        ("augmentation", STILL | {"contrast": [2, 2]}),
+    ):
+        assert not torch.allclose(batches(scan, **{section: changes})[0]["input"], plain["input"], atol=1e-3)
+    coarser = batches(scan, augmentation=STILL | {"resample": [1.5, 1.5]})[0]
+    assert coarser["target"].shape[-2:] == (24, 16)
+
+
+def test_volumes_of_one_place_come_together_with_their_gradients(scan):
+    batch = batches(scan, joint=8, data={"patch": 16})[0]
+    assert len(batch["gradients"]) == 6
+    assert batch["target"].shape[0] == 6 * 8
+    for bvals, bvecs in batch["gradients"]:
+        assert (bvals <= 50).sum() == 1
+        assert bvecs.shape == (8, 3)
+    back = batch["target"] / batch["gains"].view(-1, 1, 1, 1) + batch["offsets"].view(-1, 1, 1, 1)
+    slices = scan.signal.astype(np.float32).reshape(-1, *scan.signal.shape[2:])
+    windows = np.lib.stride_tricks.sliding_window_view(slices, (16, 16), axis=(1, 2))
+    assert min(np.abs(windows - back[0, 0].numpy()).max(axis=(-1, -2)).min(axis=(1, 2))) < 1e-2
+
+
+def test_patches_prefer_the_brain(tmp_path):
+    io.write_dwi(phantom((48, 60, 3), (6.0, 6.0, 9.0), supersampling=1, shells=((0, 1),)), tmp_path / "small.nii.gz")
+    scan = open_scan(tmp_path / "small.nii.gz", tmp_path, "volume")
+
+    def share(brain):
+        dataset = batches(scan, neighbours=0, data={"patch": 16, "brain": brain, "patches": 8})
+        return np.mean([float((dataset[n]["target"] > 0.3).float().mean()) for n in range(20)])
+
+    assert share(1.0) > 2 * share(0.0)
+
+
+def test_noise_is_rician_of_the_percentage(scan):
+    class Flat:
+        level = 200.0
+
+    config = validated({"data": {"scans": ["x"]}, "degradation": {"noise": [10, 10]}})
+    noisy = add_noise(np.zeros((4, 1, 100, 100), np.float32), Flat, 1, config, np.random.default_rng(0))
+    assert noisy.mean() == pytest.approx(20 * np.sqrt(np.pi / 2), rel=0.01)  # Rayleigh
+    noisy = add_noise(np.full((4, 1, 100, 100), 1000, np.float32), Flat, 1, config, np.random.default_rng(0))
+    assert noisy.std() == pytest.approx(20, rel=0.02)
+
+
+def test_processes_share_every_index_once():
+    for epoch in range(3):
+        parts = []
+        for rank in range(2):
+            sampler = EpochSampler(5, rank, 2)
+            sampler.set_epoch(epoch)
+            parts += list(sampler)
+        assert sorted(parts) == list(range(10 * epoch, 10 * epoch + 10))
+
+
+# Finding and dividing scans
+
+
+@pytest.fixture
+def cohort(tmp_path, dwi) -> Path:
+    for subject in "abcde":
+        for session in "12":
+            folder = tmp_path / f"sub-{subject}" / f"ses-{session}"
+            folder.mkdir(parents=True)
+            for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec", "T1w.nii.gz"):
+                (folder / name).touch()
+    return tmp_path
+
+
+def data(cohort, **changes):
+    return validated({"data": {"scans": [str(cohort)], **changes}}).data
+
+
+def test_a_folder_yields_its_dwi_only(cohort, dwi):
+    io.write_dwi(dwi, cohort / "scan.nrrd")
+    found = find_scans([str(cohort)])
+    assert len(found) == 11
+    assert not any("T1w" in path.name for path in found)
+    assert len(find_scans([str(cohort / "sub-a*")])) == 2
+    with pytest.raises(InputError, match="no DWI"):
+        find_scans([str(cohort / "sub-z")])
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.4, 0.99])
+def test_fractions_hold_out_whole_subjects(cohort, fraction):
+    training, held_out = divide(data(cohort, validation=fraction), seed=0)
+    assert len(training) + len(held_out) == 10
+    expected = {0.0: 0, 0.01: 1, 0.4: 2, 0.99: 4}[fraction]
+    subjects = [{subject_of(p, None) for p in side} for side in (training, held_out)]
+    assert len(subjects[1]) == expected
+    assert not subjects[0] & subjects[1]
+    assert divide(data(cohort, validation=fraction), seed=0)[1] == held_out
+
+
+def test_lists_that_split_a_subject_are_refused(cohort):
+    with pytest.raises(InputError, match="sub-a"):
+        divide(data(cohort, validation=[str(cohort / "sub-a" / "ses-1")]), seed=0)
+    training, held_out = divide(data(cohort, validation=[str(cohort / "sub-a")], exclude=[str(cohort / "sub-b")]), 0)
+    assert len(training) == 6
+    assert len(held_out) == 2
+    with pytest.raises(InputError, match="ses-1"):
+        divide(data(cohort, validation=[str(cohort / "sub-a")], subject="ses-[0-9]"), 0)
+    with pytest.raises(InputError, match="left for training"):
+        divide(data(cohort, validation=[str(cohort)]), 0)
+
+
+# Validation
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_validation_scores_interpolation_and_perfection(path, scan, scale):
+    config = validated({"data": {"scans": ["x"]}, "scales": [scale], "validation": {"slices": 2}})
+    case = prepare(scan, scale, config, SliceInput(1), seed=0)
+    perfect, _ = score(case, case.reference)
+    assert perfect["fa_error"] == perfect["qa_error"] == perfect["nrmse"] == 0
+    sinc = classical(case, "sinc")
+    values, differences = score(case, sinc)
+    assert values["fa_error"] == pytest.approx(float(np.abs(differences["fa"][case.mask]).mean()))
+    assert 0 < values["nrmse"] < 0.5
+    # A network that interpolates scores as the interpolation does.
+    network = build_interpolator()
+    shown = predict(network, case, SliceInput(1), torch.device("cpu"))
+    np.testing.assert_allclose(shown.signal, np.maximum(sinc.signal, 0), atol=1e-2)
+
+
+def build_interpolator():
+    from DWISuperResLib.networks.sr_unet import zero_filled
+
+    return lambda x, scale: zero_filled(x[:, :1], scale)
