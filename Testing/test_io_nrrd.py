@@ -1,6 +1,9 @@
 """NRRD and NHDR: files as pynrrd and Slicer's tools write them, every space and axis order, hostile headers."""
 
 import contextlib
+import importlib.util
+import subprocess
+import sys
 from dataclasses import replace
 
 import nibabel as nib
@@ -204,6 +207,7 @@ BAD_HEADERS = {
     "dimension": (("dimension: 4", "dimension: 3"), "number of its axes"),
     "words": (("sizes: 12 10 4 10", "sizes: a b c d"), "header that is not NRRD"),
     "enormous": (("sizes: 12 10 4 10", "sizes: 99999999 99999999 99999999 10"), "promises 99999999 x"),
+    "beyond int64": (("sizes: 12 10 4 10", "sizes: 99999999999999999999 1 1 10"), "promises -"),
     "negative": (("sizes: 12 10 4 10", "sizes: -12 -10 4 10"), "promises -12 x"),
     "volumes": (("sizes: 12 10 4 10", "sizes: 12 10 5 8"), "8 volumes; expected 10"),
     "two lists": (("(0", "none (0"), "header that is not NRRD|number of its axes|axes"),
@@ -302,3 +306,39 @@ def test_any_bytes_give_a_scan_or_one_sentence(shells, tmp_path):
         (tmp_path / "scan.nrrd").write_bytes(spoilt)
         with contextlib.suppress(InputError):
             io.read_dwi(tmp_path / "scan.nrrd")
+
+
+IN_SLICER = """
+import sys
+import numpy as np, slicer, vtk
+from vtk.util.numpy_support import vtk_to_numpy
+
+def array(get):
+    matrix = vtk.vtkMatrix4x4()
+    get(matrix)
+    return np.array([[matrix.GetElement(i, j) for j in range(4)] for i in range(4)])
+
+source, table, target = sys.argv[1:]
+node, storage = slicer.vtkMRMLDiffusionWeightedVolumeNode(), slicer.vtkMRMLNRRDStorageNode()
+storage.SetFileName(source)
+assert storage.ReadData(node)
+frame = array(node.GetMeasurementFrameMatrix)[:3, :3]
+gradients, bvals = vtk_to_numpy(node.GetDiffusionGradients()), vtk_to_numpy(node.GetBValues())
+np.savez(table, affine=array(node.GetIJKToRASMatrix), bvals=bvals, bvecs=gradients @ frame.T)
+storage.SetFileName(target)
+assert storage.WriteData(node)
+"""
+
+
+@pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="needs slicer-core")
+@pytest.mark.parametrize("suffix", [".nrrd", ".nhdr"])
+def test_slicer_reads_what_is_written_and_the_other_way_round(suffix, shells, tmp_path):
+    io.write_dwi(shells, tmp_path / f"ours{suffix}")
+    paths = [tmp_path / f"ours{suffix}", tmp_path / "table.npz", tmp_path / f"slicers{suffix}"]
+    result = subprocess.run([sys.executable, "-c", IN_SLICER, *map(str, paths)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    table = np.load(paths[1])
+    np.testing.assert_allclose(table["affine"], shells.affine, atol=1e-9)
+    np.testing.assert_allclose(table["bvals"], shells.bvals, rtol=1e-9)
+    np.testing.assert_allclose(table["bvecs"], shells.bvecs, atol=1e-9)
+    assert_same_scan(shells, io.read_dwi(paths[2]))

@@ -85,6 +85,14 @@ def test_places_that_cannot_hold_a_file(small_dwi, tmp_path):
     assert not contents(tmp_path)
 
 
+def test_folder_without_permission(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
+    with pytest.raises(InputError, match="may not be written to"):
+        io.check_output(tmp_path / "scan.nii")
+    with pytest.raises(InputError, match="may not be written to"), io.output_directory(tmp_path / "out"):
+        pass
+
+
 @pytest.mark.parametrize("threaded", [True, False])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_full_disk_leaves_what_was_there(suffix, threaded, noisy_dwi, small_dwi, tmp_path, monkeypatch):
@@ -100,7 +108,10 @@ def test_full_disk_leaves_what_was_there(suffix, threaded, noisy_dwi, small_dwi,
         for overwrite, name in ((True, f"scan{suffix}"), (False, f"new{suffix}")):
             with pytest.raises(ProcessingError, match="nothing was written: free space") as caught:
                 io.write_dwi(noisy_dwi, tmp_path / name, overwrite=overwrite)
-            assert caught.value.__cause__.__context__ is None  # a cycle here makes contextlib.ExitStack spin for ever
+            chain: list[BaseException | None] = [caught.value]
+            while chain[-1] is not None:
+                chain.append(chain[-1].__context__)
+                assert chain[-1] not in chain[:-1]  # a cycle makes contextlib.ExitStack spin for ever
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, previous)

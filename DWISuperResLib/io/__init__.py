@@ -53,19 +53,19 @@ def read_dwi(
         Naming the file, what was found and what was expected.
     """
     path = Path(path)
-    try:
-        if _is_nifti(path):
-            from . import nifti
+    if _is_nifti(path):
+        from . import nifti
 
-            return nifti.read_dwi(path, bval, bvec)
+        fields = nifti.read_scan(path, bval, bvec)
+    else:
         if bval is not None or bvec is not None:
-            raise InputError("It holds its own gradient table; leave bval and bvec out.")
+            raise InputError(f"{path} holds its own gradient table; leave bval and bvec out.")
         from . import nrrd
 
-        return nrrd.read_dwi(path)
+        fields = nrrd.read_scan(path)
+    try:
+        return DWI(*fields)
     except InputError as error:
-        if str(path) in str(error):
-            raise
         raise InputError(f"{path}: {error}") from error
 
 

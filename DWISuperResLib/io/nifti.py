@@ -21,8 +21,8 @@ AFFINE_NOTE = "DWISuperRes affine:"
 """Header extension with the affine in float64: NIfTI-1 stores float32, 4e-6 mm off at 100 mm."""
 
 
-def read_dwi(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLike | None) -> DWI:
-    """Read an image and its tables; the tables are read and counted first."""
+def read_scan(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLike | None) -> tuple:
+    """Fields of a DWI from an image and its tables; the tables are read and counted first."""
     bval_path = Path(bval) if bval is not None else _beside(path, "bval", "b-values")
     bvec_path = Path(bvec) if bvec is not None else _beside(path, "bvec", "gradient directions")
     bvals = read_table(bval_path).ravel()
@@ -33,7 +33,7 @@ def read_dwi(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLike
         raise InputError(f"{bvec_path} has {bvecs.shape[0]} rows and {bvecs.shape[1]} columns; one of them must be 3.")
     bvecs = np.where(np.isnan(bvecs).all(axis=1, keepdims=True), 0.0, bvecs)  # some converters write b0 as NaN
     voxels, affine, acquisition_axis = _read(path, {str(bval_path): bvals.size, str(bvec_path): len(bvecs)})
-    return DWI(voxels, affine, bvals, fsl_to_ras(bvecs, affine), acquisition_axis)
+    return voxels, affine, bvals, fsl_to_ras(bvecs, affine), acquisition_axis
 
 
 def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

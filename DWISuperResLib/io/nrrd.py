@@ -54,8 +54,8 @@ class _Image(NamedTuple):
     acquisition_axis: int | None
 
 
-def read_dwi(path: Path) -> DWI:
-    """Read an image of modality DWMRI."""
+def read_scan(path: Path) -> tuple:
+    """Fields of a DWI from an image of modality DWMRI."""
     header, end = _read_header(path)
     table = _gradient_keys(header, path)
     image = _read(header, end, path, volumes=len(table))
@@ -67,7 +67,7 @@ def read_dwi(path: Path) -> DWI:
     bvals, directions = _b_values(table, header, path)
     # The vectors of the frame are the columns of the matrix, hence directions @ rows.
     bvecs = unit_vectors(directions @ frame * image.signs)
-    return DWI(image.voxels, image.affine, bvals, bvecs, image.acquisition_axis)
+    return image.voxels, image.affine, bvals, bvecs, image.acquisition_axis
 
 
 def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -165,8 +165,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int]:
                 break
             lines.append(line)
     try:
-        return dict(nrrd.read_header(lines)), end
-    except (nrrd.NRRDError, ValueError, TypeError, IndexError, StopIteration, RuntimeError) as error:
+        with np.errstate(invalid="ignore"):  # a size beyond 64 bits wraps to a negative one, refused below
+            return dict(nrrd.read_header(lines)), end
+    except (nrrd.NRRDError, ValueError, TypeError, LookupError, ArithmeticError, StopIteration) as error:
         raise InputError(f"{path} has a header that is not NRRD ({error or 'empty'}); export it again.") from error
 
 

@@ -15,8 +15,7 @@ from ..errors import InputError, ProcessingError
 def check_targets(paths: Sequence[Path], overwrite: bool) -> None:
     """Raise InputError unless every file may be written: folder there, nothing in the way."""
     for path in paths:
-        if not path.parent.is_dir():
-            raise InputError(f"The folder {path.parent} does not exist; create it or choose another output.")
+        _check_folder(path.parent)
         if path.is_dir():
             raise InputError(f"{path} is a folder; give the name of a file to write.")
         if path.exists() and not overwrite:
@@ -62,8 +61,7 @@ def output_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterat
     target = Path(path).resolve()
     if target.exists() and not target.is_dir():
         raise InputError(f"{path} is a file; give the name of a folder to write.")
-    if not target.parent.is_dir():
-        raise InputError(f"The folder {target.parent} does not exist; create it or choose another output.")
+    _check_folder(target.parent)
     if target.is_dir() and any(target.iterdir()) and not overwrite:
         raise InputError(f"The folder {path} is not empty; choose another or allow overwriting (--overwrite).")
     temporary = target.with_name(f".{secrets.token_hex(6)}.tmp")
@@ -82,6 +80,13 @@ def output_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterat
         raise _failure(target, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"The folder {folder} does not exist; create it or choose another output.")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"The folder {folder} may not be written to; choose another output.")
 
 
 def _place(pairs: Sequence[tuple[Path, Path]]) -> None:
