@@ -15,7 +15,16 @@ from ..dwi import DWI
 from ..errors import InputError
 from .outputs import check_targets, output_directory, output_files
 
-__all__ = ["check_output", "image_suffix", "output_directory", "read_dwi", "read_image", "write_dwi", "write_image"]
+__all__ = [
+    "check_output",
+    "image_suffix",
+    "output_directory",
+    "output_files",
+    "read_dwi",
+    "read_image",
+    "write_dwi",
+    "write_image",
+]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr")
 
