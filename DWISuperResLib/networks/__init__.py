@@ -65,9 +65,7 @@ def build(architecture: str, **arguments) -> nn.Module:
         If the architecture is unknown or does not take these arguments.
     """
     if architecture not in architectures():
-        raise InputError(
-            f"Unknown architecture {architecture!r}; expected one of {', '.join(architectures())}."
-        )
+        raise InputError(f"Unknown architecture {architecture!r}; expected one of {', '.join(architectures())}.")
     if architecture not in _CLASSES:
         import_module(f".{_HOMES[architecture]}", __name__)
     try:
@@ -75,9 +73,7 @@ def build(architecture: str, **arguments) -> nn.Module:
     except InputError:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise InputError(
-            f"Architecture {architecture!r} cannot be built with {arguments}: {error}."
-        ) from error
+        raise InputError(f"Architecture {architecture!r} cannot be built with {arguments}: {error}.") from error
 
 
 def fold(network: nn.Module) -> nn.Module:
