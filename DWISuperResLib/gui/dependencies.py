@@ -1,4 +1,4 @@
-"""The Python packages the child needs: what is missing, asking once, installing; torch by the PyTorch extension only."""
+"""The Python packages the child needs: what is missing, asking once, installing; torch by its extension only."""
 
 from __future__ import annotations
 

@@ -33,9 +33,8 @@ def card_html(card: Card) -> str:
 
 def domain_warnings(card: Card, node, axis: str = "") -> list[str]:
     """Sentences on the voxel size and b-values of a DWI node that the checkpoint never saw; empty if there are none."""
-    grid = DWI(
-        np.zeros((1, 1, 1, 1)), mrml.ijk_to_ras(node), np.zeros(1), np.zeros((1, 3))
-    )  # spares copying the voxels
+    one_voxel = np.zeros((1, 1, 1, 1), dtype=np.float32)  # spares copying the scan
+    grid = DWI(one_voxel, mrml.ijk_to_ras(node), np.zeros(1), np.zeros((1, 3)))
     sizes, across = grid.voxel_sizes, slice_axis(grid, axis or None)
     in_plane = sizes[list(in_plane_axes(across))]
     bvals = mrml.gradient_table(node)[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import slicer
 import slicer.util
 import vtk
@@ -10,7 +12,7 @@ from .compare_section import CompareSection
 from .input_section import InputSection
 from .logic import Logic
 from .model_section import ModelSection
-from .parameters import ListConnector, ParameterNode
+from .parameters import ListConnector
 from .run_section import RunSection
 
 
@@ -27,15 +29,15 @@ class Panel(slicer.util.VTKObservationMixin):
         super().__init__()
         self.widget, self.logic = widget, logic
         self.ui = slicer.util.childWidgetVariables(widget)
-        self.parameters: ParameterNode | None = None
+        self.parameters: Any = None  # a ParameterNode, with the methods that Slicer's wrapper adds
         self._tags: list[int] = []
         self.input = InputSection(self)
         self.model = ModelSection(self)
         self.run = RunSection(self)
         self.compare = CompareSection(self)
 
-    def bind(self, parameters: ParameterNode | None) -> None:
-        """Follow another parameter node, or none while a scene closes."""
+    def bind(self, parameters) -> None:
+        """Follow another `ParameterNode`, or none while a scene closes."""
         if self.parameters is not None:
             for tag in self._tags:
                 self.parameters.disconnectGui(tag)

@@ -38,12 +38,15 @@ def _segments_on_grid(segmentation, scan) -> NDArray[np.bool_]:
     label = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLabelMapVolumeNode")
     try:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
-        if not logic.ExportVisibleSegmentsToLabelmapNode(segmentation, label, scan):
+        exported = logic.ExportVisibleSegmentsToLabelmapNode(segmentation, label, scan)
+        if not exported or label.GetImageData() is None or not label.GetImageData().GetPointData().GetScalars():
             raise InputError(f"{segmentation.GetName()} shows no segment; make one visible or choose another mask.")
         return slicer.util.arrayFromVolume(label).transpose(2, 1, 0) != 0
     finally:
-        display = label.GetDisplayNode()
-        colours = display.GetColorNode() if display else None
-        slicer.mrmlScene.RemoveNode(label)
-        if colours is not None and not colours.GetSingletonTag():  # the table that the export made for this label map
-            slicer.mrmlScene.RemoveNode(colours)
+        made = [label]
+        if (display := label.GetDisplayNode()) is not None:
+            made.append(display)
+            if (colours := display.GetColorNode()) is not None and not colours.GetSingletonTag():
+                made.append(colours)  # the table that the export made for this label map
+        for node in made:
+            slicer.mrmlScene.RemoveNode(node)

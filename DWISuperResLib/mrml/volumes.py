@@ -165,8 +165,12 @@ def place_beside(node, neighbour) -> None:
     node.SetAndObserveTransformNodeID(neighbour.GetTransformNodeID())
     hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
     own, other = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(neighbour)
-    if own and other:
+    if not other:
+        return
+    if own:
         hierarchy.SetItemParent(own, hierarchy.GetItemParent(other))
+    else:
+        hierarchy.CreateItem(hierarchy.GetItemParent(other), node)
 
 
 def describe(node) -> str:

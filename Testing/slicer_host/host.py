@@ -42,6 +42,8 @@ class Host:
 
         slicer.mrmlScene.Clear(1)
         self.add_colours()
+        slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
+        slicer.vtkMRMLSliceNode.AddDefaultSliceOrientationPresets(slicer.mrmlScene)
         self.errors.clear()
         self.questions.clear()
         self.installed.clear()
