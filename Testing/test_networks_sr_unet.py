@@ -1,10 +1,11 @@
 """The default network: sizes, scales, cost."""
 
+import numpy as np
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from DWISuperResLib import networks
+from DWISuperResLib import degradation, networks
 from DWISuperResLib.errors import InputError
 
 
@@ -36,3 +37,21 @@ def test_a_scale_without_a_head_and_senseless_arguments_are_refused():
     for arguments in ({"width": 0}, {"width": 4096}, {"blocks": [1] * 9}, {"scales": []}, {"scales": [2.5]}):
         with pytest.raises(InputError):
             networks.build("sr_unet", **arguments)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_band_limited_network_leaves_the_measured_k_space_as_it_is(scale):
+    torch.manual_seed(0)
+    network = networks.build("sr_unet", scales=[scale], width=4, blocks=[1, 1])
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    low = torch.rand(2, network.slice_input.channels, 15, 11)
+    fine = network(low, scale)[:, 0].detach().double()
+    # Continued by reflection, the slice has no jump and the discrete Fourier transform no say in its border.
+    mirrored = torch.cat((fine, fine.flip(-1)), -1)
+    mirrored = torch.cat((mirrored, mirrored.flip(-2)), -2).numpy()
+    rows, columns = (degradation.operator(2 * n * scale, scale, "kspace") for n in (15, 11))
+    np.testing.assert_allclose((rows @ mirrored @ columns.T)[:, :15, :11], low[:, 0].numpy(), atol=1e-5)
+    free = networks.build("sr_unet", scales=[scale], width=4, blocks=[1, 1], band_limited=False)
+    free.load_state_dict(network.state_dict())
+    assert (free(low, scale)[:, 0].detach() - fine).abs().max() > 0.1

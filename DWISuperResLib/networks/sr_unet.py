@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import pairwise
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -21,7 +24,9 @@ class SRUNet(nn.Module):
 
     All work but the last layer is done on the low-resolution grid (Shi et al. 2016, doi:10.1109/CVPR.2016.207), so a
     slice costs scale² times less than on the full grid; the heads share the body (Lim et al. 2017,
-    doi:10.1109/CVPRW.2017.151). The output is the sinc interpolation of the slice plus the predicted residual.
+    doi:10.1109/CVPRW.2017.151). The output is the sinc interpolation of the slice plus the predicted residual; with
+    `band_limited` inputs, plus the part of it beyond the slice's k-space, so that what was measured stays as measured
+    (range-null space decomposition, Schwab et al. 2019, doi:10.1088/1361-6420/aaf14a).
 
     Parameters
     ----------
@@ -33,6 +38,9 @@ class SRUNet(nn.Module):
         Residual blocks per level, finest first; the finest level has that many again on the way up.
     neighbours, guidance
         See `slices.SliceInput`.
+    band_limited : bool
+        Low resolution means a smaller k-space matrix (degradation model kspace). Off where the input is blurred or
+        aliased and the network has to mend that too.
     """
 
     def __init__(
@@ -41,7 +49,8 @@ class SRUNet(nn.Module):
         width: int = 48,
         blocks: Sequence[int] = (1, 1, 2),
         neighbours: int = 1,
-        guidance: Sequence[str] = ("q_smooth",),
+        guidance: Sequence[str] = (),
+        band_limited: bool = True,
     ) -> None:
         super().__init__()
         if not all(isinstance(n, int) and 0 < n <= 512 for n in (*scales, width, *blocks)) or not scales or not blocks:
@@ -52,6 +61,7 @@ class SRUNet(nn.Module):
             raise InputError(f"width {width} on {len(blocks)} levels is over 4096 channels; take fewer.")
         self.slice_input = SliceInput(neighbours, tuple(guidance))
         self.scales = tuple(scales)
+        self.band_limited = band_limited
         widths = [width * 2**level for level in range(len(blocks))]
         self.head = nn.Conv2d(self.slice_input.channels, width, 3, padding=1)
         self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
@@ -78,14 +88,31 @@ class SRUNet(nn.Module):
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             features = stage(skips.pop() + functional.pixel_shuffle(up(features), 2))
         residual = self.tails[str(scale)](features[..., :height, :width])
-        return interpolated(x[:, :1], scale) + residual.float()
+        residual = residual.float()
+        if self.band_limited:
+            residual = beyond_band(residual, scale)
+        return interpolated(x[:, :1], scale) + residual
 
 
 def interpolated(images: torch.Tensor, scale: int) -> torch.Tensor:
     """Mirrored sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
-    rows, columns = (
-        torch.tensor(mirrored_sinc(n, scale), dtype=torch.float32, device=images.device) for n in images.shape[-2:]
-    )
+    return _separable(images, *(mirrored_sinc(n, scale) for n in images.shape[-2:]))
+
+
+def beyond_band(images: torch.Tensor, scale: int) -> torch.Tensor:
+    """Part of (B, 1, scale H, scale W) that k-space truncation by `scale` removes, in float32."""
+    kept = _separable(images, *(_truncation(n, scale) for n in images.shape[-2:]))
+    return images.float() - interpolated(kept, scale)
+
+
+@lru_cache(maxsize=64)
+def _truncation(n: int, scale: int) -> NDArray[np.float64]:
+    """(n / scale, n) left inverse of the mirrored sinc interpolation."""
+    return np.linalg.pinv(mirrored_sinc(n // scale, scale))
+
+
+def _separable(images: torch.Tensor, *operators: NDArray[np.float64]) -> torch.Tensor:
+    rows, columns = (torch.as_tensor(o, dtype=torch.float32, device=images.device) for o in operators)
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images.float() @ columns.T
 
