@@ -1,0 +1,332 @@
+"""Self-checks without ground truth: is a super-resolved scan fit to be used? Cheap enough for every run.
+
+Grid artefacts in the signal and in FA; consistency with the input; the input against what the checkpoint was trained
+on; the ensemble's spread in the signal and in FA. Thresholds come from real scans with injected faults, see
+`Testing/benchmarks/selfcheck_table.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .degradation import degrade
+from .grid import crop, in_plane_axes, in_plane_factors, slice_axis
+from .microstructure import brain_mask, compute_maps
+from .microstructure.tensor import design_matrix, determines_tensor
+
+if TYPE_CHECKING:
+    from .cards import Card
+    from .dwi import DWI
+
+CONSISTENCY_THRESHOLD = 1.0
+"""Output degraded again minus input, root mean square in units of the input's noise."""
+RANGE_THRESHOLD = 1.25
+"""Factor by which a voxel size, b-value or SNR may lie outside the range of the training data."""
+STATISTICS_THRESHOLD = 1.0
+"""Distance of a statistic from the range of the training data, in widths of that range (or `_TOLERANCE`)."""
+UNCERTAINTY_THRESHOLD = 1.0
+"""Ensemble spread of the signal in units of the input's noise."""
+FA_UNCERTAINTY_THRESHOLD = 0.05
+"""Ensemble spread propagated to FA, median over the brain."""
+
+_SLICES, _VOLUMES, _VOXELS = 12, 6, 4000
+
+_TOLERANCE = {
+    "b0 spread": 0.5,
+    "b0 skewness": 0.5,
+    "dwi spread": 0.5,
+    "dwi skewness": 0.5,
+    "b0-dwi correlation": 0.3,
+    "diffusivity": 0.25,
+    "anisotropy": 0.15,
+    "brain volume": 500.0,
+    "slab height": 40.0,
+}
+"""Keys of a card's `statistics`, and the narrowest range that each is taken to have, in its own unit."""
+_ANATOMY = ("brain volume", "slab height")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One self-check: what was measured, from where on it warns, whether it does, and what to do in one sentence."""
+
+    name: str
+    value: float
+    threshold: float
+    fired: bool
+    advice: str
+
+
+def self_checks(
+    low: DWI,
+    high: DWI,
+    card: Card | None,
+    scale: int,
+    uncertainty: NDArray[np.float32] | None = None,
+    axis: int | str | None = None,
+) -> list[Check]:
+    """Check a super-resolved scan against its input and its checkpoint.
+
+    Parameters
+    ----------
+    low, high : DWI
+        Input and output; the output's far end may have been cropped.
+    card : Card, optional
+        Of the checkpoint; None for an interpolation: the domain is not checked, and k-space truncation is the
+        degradation.
+    scale : int
+        In-plane factor between the two.
+    uncertainty : array (X, Y, Z, N), optional
+        Standard deviation of the ensemble on the output's grid, see `engine.super_resolve_with_uncertainty`.
+    axis : optional
+        Slice axis, see `grid.slice_axis`.
+
+    Returns
+    -------
+    list of Check
+        Checks that cannot be made (no tensor, a card without ranges) are left out.
+    """
+    axis = slice_axis(low, axis)
+    mask = brain_mask(low)
+    fine = mask
+    for a, factor in enumerate(in_plane_factors(scale, axis)):
+        fine = fine.repeat(int(factor), axis=a)
+    fine = crop(fine, high.spatial_shape)
+    noise = noise_level(low, mask)
+    checks = [
+        *_grid_checks(high, fine, axis),
+        _consistency_check(
+            low, high, mask, noise, scale, axis, (card.degradation if card else {}).get("model", "kspace")
+        ),
+    ]
+    if card is not None:
+        checks += _domain_checks(low, card, mask, noise, axis)
+    if uncertainty is not None:
+        checks += _uncertainty_checks(high, uncertainty, fine, noise)
+    return checks
+
+
+def noise_level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
+    """Standard deviation of the noise in signal units: what a tensor leaves unexplained, the median over the mask.
+
+    Falls back on DIPY's `estimate_sigma` where fewer than three volumes are left over after fitting a tensor.
+    """
+    design = design_matrix(dwi.bvals, dwi.bvecs)
+    if dwi.n_volumes < 10 or not determines_tensor(dwi.bvals, dwi.bvecs):
+        from dipy.denoise.noise_estimate import estimate_sigma
+
+        return float(np.median(estimate_sigma(dwi.signal[..., _spread(dwi)], N=0)))
+    signal = np.maximum(dwi.signal[_some(mask, _VOXELS)], 1e-3)
+    fitted = np.exp(np.log(signal) @ (design @ np.linalg.pinv(design)).T)
+    residual = (signal - fitted)[:, ~dwi.is_b0]
+    freedom = (dwi.n_volumes - 7) / dwi.n_volumes
+    return float(np.median(np.sqrt((residual**2).mean(1) / freedom)))
+
+
+def domain_statistics(
+    dwi: DWI, mask: NDArray[np.bool_] | None = None, axis: int | str | None = None
+) -> dict[str, float]:
+    """Numbers that describe a scan the way a network sees it, for `Card.statistics` and `Card.snr`.
+
+    Training (`DWISuperResLib.training`) calls this for each training scan *at the resolution the network is given*
+    (degraded by each of its scales), merges them by `domain_range`, and stores the result: everything but "snr" as the
+    card's `statistics`, "snr" as its `snr`.
+
+    Returns
+    -------
+    dict
+        "snr": mean weighted signal over the noise. "b0 spread", "dwi spread": 5 to 95 % quantile range over the median
+        in the brain; "b0 skewness", "dwi skewness": upper over lower half of that range; "b0-dwi correlation": over
+        the brain's voxels, of mean b0 and mean DWI; "diffusivity": median of ln(b0/DWI)/b, 1e-3 mm²/s;
+        "anisotropy": median over voxels of the standard deviation over directions / mean, noise taken off; "brain
+        volume": cm³; "slab height": extent of the brain along the slice axis, mm. What needs a b0 is left out without.
+    """
+    mask = brain_mask(dwi) if mask is None else mask
+    axis = slice_axis(dwi, axis)
+    weighted = np.flatnonzero(~dwi.is_b0)
+    inside = dwi.signal[mask]
+    noise = noise_level(dwi, mask)
+    dwis = inside[:, weighted]
+    mean = dwis.mean(1)
+    variance = np.maximum(dwis.var(1, ddof=1) - noise**2, 0) if len(weighted) > 1 else np.zeros(len(mean))
+    found = {
+        "snr": float(mean.mean() / max(noise, 1e-12)),
+        **_shape_of("dwi", mean),
+        "anisotropy": float(np.median(np.sqrt(variance) / np.maximum(mean, 1e-6))),
+        "brain volume": float(mask.sum() * dwi.voxel_sizes.prod() / 1000),
+        "slab height": float(np.ptp(np.argwhere(mask)[:, axis]) + 1) * float(dwi.voxel_sizes[axis]),
+    }
+    if dwi.is_b0.any():
+        b0 = inside[:, dwi.is_b0].mean(1)
+        ratio = np.maximum(b0, 1e-6) / np.maximum(mean, 1e-6)
+        found |= _shape_of("b0", b0)
+        found["b0-dwi correlation"] = float(np.corrcoef(b0, mean)[0, 1]) if b0.std() > 0 < mean.std() else 1.0
+        found["diffusivity"] = float(1e3 * np.median(np.log(ratio)) / dwi.bvals[weighted].mean())
+    return found
+
+
+def domain_range(statistics: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Smallest and largest of each number over scans: what a card stores, JSON-ready."""
+    values: dict[str, list[float]] = {}
+    for one in statistics:
+        for key, value in one.items():
+            values.setdefault(key, []).append(value)
+    return {key: [float(f"{min(v):.4g}"), float(f"{max(v):.4g}")] for key, v in values.items()}
+
+
+def _shape_of(name: str, values: NDArray) -> dict[str, float]:
+    low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
+    return {
+        f"{name} spread": float((high - low) / max(middle, 1e-6)),
+        f"{name} skewness": float((high - middle) / max(middle - low, 1e-6)),
+    }
+
+
+def _grid_checks(high: DWI, mask: NDArray[np.bool_], axis: int) -> list[Check]:
+    """Of a few slices in the middle of the brain: of six volumes, and of their FA."""
+    from .metrics.grid_artefacts import grid_artefact_index
+
+    area = mask.sum(axis=in_plane_axes(axis))
+    full = np.flatnonzero(area > 0.5 * area.max())
+    chosen = full[np.unique(np.linspace(0, len(full) - 1, _SLICES).round().astype(int))]
+    region = np.moveaxis(np.take(mask, chosen, axis), axis, 0)
+    slices = np.moveaxis(np.take(high.signal, chosen, axis), axis, 0)
+    volumes = _spread(high)
+    stacks = {"signal": (slices[..., volumes].transpose(3, 0, 1, 2).reshape(-1, *region.shape[1:]), len(volumes))}
+    if determines_tensor(high.bvals, high.bvecs):
+        thin = replace(high, signal=np.asfortranarray(np.moveaxis(slices, 0, axis)))
+        fa = compute_maps(thin, ("fa",), mask=np.moveaxis(region, 0, axis))["fa"]
+        stacks["FA"] = (np.moveaxis(fa, axis, 0), 1)
+    checks = []
+    for name, (images, repeats) in stacks.items():
+        index = grid_artefact_index(images, np.tile(region, (repeats, 1, 1)))
+        known = [p for p, excess in index.excess_db.items() if np.isfinite(excess)]
+        if not known:
+            continue
+        worst = max(known, key=lambda p: index.excess_db[p] - index.threshold_db[p])
+        advice = "No regular pattern stands out."
+        if index.periods_found:
+            advice = (
+                f"A pattern repeats every {worst} voxels; do not read detail of that size, and try another checkpoint."
+            )
+        checks.append(
+            Check(
+                f"grid artefacts in {name} (dB)",
+                index.excess_db[worst],
+                index.threshold_db[worst],
+                bool(index.periods_found),
+                advice,
+            )
+        )
+    return checks
+
+
+def _consistency_check(low, high, mask, noise, scale, axis, model) -> Check:
+    volumes = _spread(low)
+    part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
+    again = degrade(part, scale, model=model, axis=axis)
+    difference = crop(again.signal, low.spatial_shape)[mask] - low.signal[mask][:, volumes]
+    value = float(np.sqrt((difference.astype(np.float64) ** 2).mean()) / max(noise, 1e-12))
+    fired = not value <= CONSISTENCY_THRESHOLD
+    advice = "The output, degraded again, equals the input within its noise."
+    if fired:
+        advice = "The output, degraded again, is not the input: check the scale, try --consistent, or use another checkpoint."
+    return Check("consistency with the input (noise SD)", value, CONSISTENCY_THRESHOLD, fired, advice)
+
+
+def _domain_checks(low: DWI, card: Card, mask: NDArray[np.bool_], noise: float, axis: int) -> list[Check]:
+    found = domain_statistics(low, mask, axis)
+    sizes = low.voxel_sizes
+    checks = []
+    ranges = {
+        "in-plane voxel size": (sizes[list(in_plane_axes(axis))], card.voxel_sizes.get("in_plane")),
+        "slice thickness": (sizes[[axis]], card.voxel_sizes.get("slice")),
+        "b-value": (low.bvals[~low.is_b0], card.bvals),
+        "SNR": (np.array([found["snr"]]), card.snr),
+    }
+    for name, (values, limits) in ranges.items():
+        if not limits or not len(values):
+            continue
+        bottom, top = max(limits[0], 1e-6), max(limits[1], 1e-6)
+        if name == "b-value":
+            bottom = 1e-6  # a shell lower than those of training is an easier image, and b0 was among them
+        if name == "SNR":
+            top = np.inf
+        value = float(max(values.max() / top, bottom / max(values.min(), 1e-6)))
+        fired = value > RANGE_THRESHOLD
+        reach = f"{values.min():.3g}" if values.min() == values.max() else f"{values.min():.3g} to {values.max():.3g}"
+        span = f"{limits[0]:.3g} to {limits[1]:.3g}"
+        advice = f"Within the training data's range ({span})."
+        if fired:
+            advice = f"It is {reach}, in training {span}; compare with sinc, or use a checkpoint made for such scans."
+        checks.append(Check(f"domain: {name} (factor outside)", value, RANGE_THRESHOLD, fired, advice))
+    for name, keys in (("intensities", set(_TOLERANCE) - set(_ANATOMY)), ("anatomy", set(_ANATOMY))):
+        distances = {
+            key: _outside(found[key], *card.statistics[key], _TOLERANCE[key])
+            for key in sorted(keys)
+            if key in found and key in card.statistics
+        }
+        if not distances:
+            continue
+        worst = max(distances, key=lambda key: distances[key])
+        fired = distances[worst] > STATISTICS_THRESHOLD
+        advice = "Like those of the training data."
+        if fired:
+            span = " to ".join(f"{v:.3g}" for v in card.statistics[worst])
+            advice = (
+                f"The {worst} is {found[worst]:.3g}, in training {span}: make sure that this is a DWI of a whole head."
+            )
+        checks.append(Check(f"domain: {name} (ranges outside)", distances[worst], STATISTICS_THRESHOLD, fired, advice))
+    return checks
+
+
+def _outside(value: float, low: float, high: float, tolerance: float) -> float:
+    return max(low - value, value - high, 0.0) / max(high - low, tolerance)
+
+
+def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_], noise: float) -> list[Check]:
+    voxels = _some(mask, _VOXELS)
+    spread = deviation[voxels]
+    value = float(np.sqrt(np.median((spread**2).mean(1))) / max(noise, 1e-12))
+    fired = value > UNCERTAINTY_THRESHOLD
+    advice = "The members of the ensemble agree."
+    if fired:
+        advice = "The members of the ensemble disagree by more than the noise; trust details only where the map is low."
+    checks = [Check("ensemble spread of the signal (noise SD)", value, UNCERTAINTY_THRESHOLD, fired, advice)]
+    if determines_tensor(high.bvals, high.bvecs):
+        value = float(np.median(fa_deviation(high.signal[voxels], spread, high.bvals, high.bvecs)))
+        fired = value > FA_UNCERTAINTY_THRESHOLD
+        advice = "It moves FA little."
+        if fired:
+            advice = "It makes FA uncertain by that much; do not interpret smaller differences of FA."
+        checks.append(Check("ensemble spread of FA", value, FA_UNCERTAINTY_THRESHOLD, fired, advice))
+    return checks
+
+
+def fa_deviation(signal: NDArray, deviation: NDArray, bvals: NDArray, bvecs: NDArray) -> NDArray[np.float32]:
+    """(V,) standard deviation of FA, to first order, for signals (V, N) whose volumes err independently by (V, N)."""
+    import torch
+
+    from .microstructure.tensor import fit_tensor, fractional_anisotropy
+
+    values = torch.tensor(signal, dtype=torch.float32, requires_grad=True)
+    fractional_anisotropy(fit_tensor(values, bvals, bvecs)).sum().backward()
+    assert values.grad is not None
+    return np.sqrt(((values.grad.numpy() * deviation) ** 2).sum(-1))
+
+
+def _spread(dwi: DWI) -> NDArray[np.intp]:
+    """A few weighted volumes, evenly spread (of all where there is none)."""
+    volumes = np.flatnonzero(~dwi.is_b0) if not dwi.is_b0.all() else np.arange(dwi.n_volumes)
+    return volumes[np.unique(np.linspace(0, len(volumes) - 1, _VOLUMES).round().astype(int))]
+
+
+def _some(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], ...]:
+    """Indices of about `count` voxels of the mask, evenly spread."""
+    inside = np.flatnonzero(mask)
+    return np.unravel_index(inside[:: max(1, len(inside) // count)], mask.shape)
