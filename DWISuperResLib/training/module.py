@@ -100,11 +100,13 @@ class Training(lightning.LightningModule):
             prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
         with torch.autocast(self.device.type, enabled=False) if self._exact else nullcontext():
             total, parts = self._compare(prediction, batch)
-        self.log_dict({f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True)
-        self.log("loss", total, prog_bar=True, on_step=True, on_epoch=False)
+        self.log_dict(
+            {f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True, batch_size=1
+        )
+        self.log("loss", total, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
         if self.global_step % self.trainer.log_every_n_steps == 0 and not torch.isfinite(total):
             raise ProcessingError(
-                f"The loss is {float(total)} at step {self.global_step}; lower schedule.learning_rate or set "
+                f"The loss is {total.item()} at step {self.global_step}; lower schedule.learning_rate or set "
                 "schedule.clip."
             )
         return total
@@ -160,7 +162,7 @@ class Training(lightning.LightningModule):
         report = []
         for n, name in enumerate(SCORES):
             best = float((np.max if name in HIGHER_IS_BETTER else np.min)(means[1:, n]))
-            self.log_dict({f"val/{name}": float(means[0, n]), f"classical/{name}": best})
+            self.log_dict({f"val/{name}": float(means[0, n]), f"classical/{name}": best}, batch_size=1)
             report.append(f"{name} {means[0, n]:.4g} ({best:.4g})")
         self.print(f"epoch {self.current_epoch}, network (best interpolation): {', '.join(report)}")
 

@@ -66,7 +66,7 @@ def train(config: Configuration) -> Path:
     best = ModelCheckpoint(
         output,
         filename="best",
-        monitor=f"val/{config.validation.monitor}" if data.held_out else None,
+        monitor=f"val/{config.validation.monitor}",
         mode="max" if config.validation.monitor in HIGHER_IS_BETTER else "min",
         every_n_epochs=config.validation.every,
         save_on_train_epoch_end=True,
@@ -125,12 +125,11 @@ def start(network: nn.Module, name: str) -> None:
 def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) -> lightning.Trainer:
     """Lightning's Trainer as configured."""
     schedule, machine = config.schedule, config.machine
-    callbacks: list[Callback] = [
-        best,
-        ModelCheckpoint(
-            config.output, save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
-        ),
-    ]
+    # Every epoch one to resume from; Lightning keeps the best apart from it.
+    last = ModelCheckpoint(
+        config.output, save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
+    )
+    callbacks: list[Callback] = [last, best] if validates else [last]
     if schedule.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=schedule.ema))
     if schedule.max_minutes is not None:
@@ -152,7 +151,7 @@ def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) 
         check_val_every_n_epoch=config.validation.every,
         limit_val_batches=None if validates else 0,
         num_sanity_val_steps=0,
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, schedule.steps_per_epoch),
         deterministic="warn" if machine.deterministic else False,
         use_distributed_sampler=False,
         callbacks=callbacks,

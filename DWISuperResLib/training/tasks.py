@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,30 @@ def add_noise(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np
     return degradation.rician(slab, sigma, rng) if sigma > 0 else slab
 
 
-TASKS: dict[str, Task] = {"super-resolution": reduce_resolution, "denoising": add_noise}
+def cut_holes(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np.random.Generator) -> Slab:
+    """Inpainting's input (SSFD, https://openreview.net/forum?id=dgMvTzf6M_3): squares set to the background, 0."""
+    shape = slab.shape[-2:]
+    kept = np.stack([~holes(shape, rng) for _ in range(slab[..., 0, 0].size)])
+    return slab * kept.reshape(slab.shape)
+
+
+def holes(shape: Sequence[int], rng: np.random.Generator, side: int = 16, share: float = 0.5) -> NDArray[np.bool_]:
+    """Squares that cover `share` of an image (H, W), their centres Poisson-disc distributed.
+
+    Centres are drawn evenly from all pixels at least `side` from every earlier one, so squares may overlap at their
+    corners and reach over the border, until enough is covered.
+    """
+    covered, free = np.zeros(shape, bool), np.ones(shape, bool)
+    rows, columns = np.ogrid[: shape[0], : shape[1]]
+    while np.count_nonzero(covered) < share * covered.size and free.any():
+        row, column = np.unravel_index(rng.choice(np.flatnonzero(free)), shape)
+        free &= (rows - row) ** 2 + (columns - column) ** 2 >= side**2
+        first = max(0, row - side // 2), max(0, column - side // 2)
+        covered[first[0] : row + side - side // 2, first[1] : column + side - side // 2] = True
+    return covered
+
+
+TASKS: dict[str, Task] = {"super-resolution": reduce_resolution, "denoising": add_noise, "ssfd": cut_holes}
 """Each makes (..., H / scale, W / scale) from (..., H, W), in signal units."""
 
 
