@@ -125,11 +125,11 @@ def start(network: nn.Module, name: str) -> None:
 def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) -> lightning.Trainer:
     """Lightning's Trainer as configured."""
     schedule, machine = config.schedule, config.machine
-    # Every epoch one to resume from; Lightning keeps the best apart from it.
+    # Every epoch one to resume from, after the best is known, which it remembers.
     last = ModelCheckpoint(
         config.output, save_top_k=0, save_last=True, save_on_train_epoch_end=True, enable_version_counter=False
     )
-    callbacks: list[Callback] = [last, best] if validates else [last]
+    callbacks: list[Callback] = [best, last] if validates else [last]
     if schedule.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=schedule.ema))
     if schedule.max_minutes is not None:
@@ -152,7 +152,7 @@ def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) 
         limit_val_batches=None if validates else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=min(10, schedule.steps_per_epoch),
-        deterministic="warn" if machine.deterministic else False,
+        deterministic="warn" if machine.deterministic and device.type != "cpu" else False,
         use_distributed_sampler=False,
         callbacks=callbacks,
         logger=[CSVLogger(config.output, "csv"), TensorBoardLogger(config.output, "", "tensorboard")],

@@ -1,0 +1,143 @@
+"""Training steps against the same steps written plainly, and the making of batches against both.
+
+    python -m Testing.benchmarks.training [SCAN] [--repeats 5] [--json FILE]
+
+A step: forward, L1 + 92 x L1 of VGG16-bn relu1_2, backward, AdamW. Plainly: float32, NCHW, all of VGG16-bn on three
+channels for output and target, as the public implementation of arXiv 2605.15895 does. Ours: the precision that training
+chooses here, channels last, the feature network up to its tap on one channel. VGG's weights are random: same cost.
+Without a scan, the numerical phantom (1 b0, 20 directions).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import count
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional
+from torchvision.models.vgg import cfgs, make_layers
+
+from DWISuperResLib.engine import resolve_device, resolve_precision
+from DWISuperResLib.io import write_dwi
+from DWISuperResLib.losses import build_loss
+from DWISuperResLib.networks import build
+from DWISuperResLib.phantoms import phantom
+from DWISuperResLib.training import validated
+from DWISuperResLib.training.data import Batches, DWIData
+from Testing.benchmarks.harness import Result, compare, parser, report
+
+TAP_MODULES = (5, 12, 22, 32, 42)
+LOSS = [
+    {"name": "l1"},
+    {
+        "name": "feature",
+        "backbone": "vgg16_bn",
+        "taps": "paper",
+        "tap_weights": [92, 0, 0, 0, 0],
+        "weights": "untrained",
+    },
+]
+CASES = {
+    "default network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "sr_unet"},
+    "paper's network": {"patch": 96, "slabs": 2, "patches": 2, "architecture": "dynamic_unet"},
+}
+
+
+def main(argv: list[str] | None = None) -> list[Result]:
+    """Measure, print, write."""
+    options = parser(__doc__)
+    options.add_argument("scan", type=Path, nargs="?")
+    arguments = options.parse_args(argv)
+    results = []
+    with tempfile.TemporaryDirectory() as name:
+        scan = arguments.scan or Path(name) / "phantom.nii.gz"
+        if arguments.scan is None:
+            write_dwi(phantom((102, 102, 20), (2, 2, 4), supersampling=1, shells=((0, 1), (1000, 20))), scan)
+        for title, case in CASES.items():
+            results += measure(title, case, scan, Path(name), arguments.repeats)
+    report(results, arguments.json)
+    return results
+
+
+def measure(title: str, case: dict, scan: Path, folder: Path, repeats: int) -> list[Result]:
+    """Our step against the plain one; a batch against our step."""
+    data = {key: case[key] for key in ("patch", "slabs", "patches")}
+    config = validated({"data": {"scans": [str(scan)], "validation": [], "cache": str(folder), **data}})
+    network = build(case["architecture"])
+    source = DWIData(config, network.slice_input, None)
+    source.prepare_data()
+    source.setup("fit")
+    batches = Batches(source.scans, network.slice_input, config, None)
+    device = resolve_device()
+    precision = resolve_precision("auto", device)
+    batch = batches[0]
+    ours = step(network, batch, device, precision)
+    plain = plain_step(build(case["architecture"]), batch, device)
+    fresh: Iterator[int] = count(1)
+    shape = "x".join(map(str, batch["target"].shape))
+    note = f"batch {shape}, {precision or 'float32'} on {device}"
+    return [
+        compare(f"training step, {title}", ours, "plain PyTorch, full VGG16-bn", plain, repeats=repeats, goal=3, note=note),
+        compare("  making its batch, one worker", lambda: batches[next(fresh)], "our step", ours, repeats=repeats, goal=1),
+    ]  # fmt: skip
+
+
+def step(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype | None) -> Callable[[], None]:
+    """A step as `training.module` takes it."""
+    network = network.to(device, memory_format=torch.channels_last)
+    loss = build_loss(LOSS).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    shown = batch["input"].to(device, memory_format=torch.channels_last)
+    target = batch["target"].to(device)
+
+    def take() -> None:
+        with torch.autocast(device.type, precision) if precision else nullcontext():
+            total, _ = loss(network(shown, batch["scale"]).float(), target)
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        _finish(device)
+
+    return take
+
+
+def plain_step(network: nn.Module, batch: dict, device: torch.device) -> Callable[[], None]:
+    """The same step as one would write it first."""
+    network = network.to(device)
+    vgg = make_layers(cfgs["D"], batch_norm=True).to(device).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
+    shown, target = batch["input"].to(device), batch["target"].to(device)
+
+    def features(x: torch.Tensor) -> list[torch.Tensor]:
+        taps = []
+        for index, module in enumerate(vgg):
+            x = module(x)
+            if index in TAP_MODULES:
+                taps.append(x)
+        return taps
+
+    def take() -> None:
+        prediction = network(shown, batch["scale"])
+        seen, wanted = (features(images.expand(-1, 3, -1, -1)) for images in (prediction, target))
+        weights = (92, 0, 0, 0, 0)
+        total = functional.l1_loss(prediction, target)
+        total = total + sum(w * functional.l1_loss(f, g) for w, f, g in zip(weights, seen, wanted, strict=True))
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        _finish(device)
+
+    return take
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+if __name__ == "__main__":
+    main()
