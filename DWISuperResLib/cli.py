@@ -1,6 +1,5 @@
-"""The command line: one function a command, each a few calls into the library and nothing of its own.
+"""The command line: arguments, exit codes, interruption; `commands` holds what each command does.
 
-Heavy imports stand inside the commands, so that help is instant and the first line of progress comes at once.
 Exit codes: 0 done, 2 input that cannot be used, 1 a failure while running, 130 and 143 interrupted and terminated.
 """
 
@@ -12,17 +11,11 @@ import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import NoReturn
 
-from . import __version__
+from . import __version__, commands
 from .errors import DWISuperResError, InputError
 from .progress import MODES, Reporter, reporter
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from .dwi import DWI
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -78,258 +71,6 @@ def _interrupt(number: int, frame: object) -> NoReturn:
     raise _Interrupted(number)
 
 
-def _run(arguments: argparse.Namespace, report: Reporter) -> None:
-    if arguments.method and (arguments.ensemble or arguments.consistent or arguments.uncertainty):
-        raise InputError("--ensemble, --consistent and --uncertainty belong to networks; leave --method out.")
-    outputs = [arguments.output, *([arguments.uncertainty] if arguments.uncertainty else [])]
-    _check_outputs(outputs, arguments.overwrite)
-    dwi = _read(arguments, report)
-    options: dict[str, Any] = {"axis": arguments.axis}
-    facts = {"output": arguments.output}
-    if arguments.method:
-        from .interpolation import interpolate
-
-        report.status(f"Interpolating by {arguments.method}")
-        result = interpolate(dwi, arguments.scale, method=arguments.method, **options)
-    else:
-        report.status("Loading the network")
-        from dataclasses import replace
-
-        from .engine import super_resolve, super_resolve_with_uncertainty
-
-        options |= {name: getattr(arguments, name) for name in ("device", "precision", "batch_size", "consistent")}
-        options |= {"mask": _read_mask(arguments.mask, dwi), "progress": report.part(0, 0.95)}
-        checkpoint = arguments.checkpoint or "default"
-        if arguments.uncertainty:
-            result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, arguments.scale, **options)
-            _write(replace(result, signal=deviation), arguments.uncertainty, arguments, report)
-            facts["uncertainty"] = arguments.uncertainty
-        else:
-            result = super_resolve(dwi, checkpoint, arguments.scale, ensemble=arguments.ensemble, **options)
-    _write(result, arguments.output, arguments, report)
-    report(1.0, "Done")
-    report.result(f"Wrote {arguments.output}: {_grid_text(dwi)} -> {_grid_text(result)}", **facts)
-
-
-def _degrade(arguments: argparse.Namespace, report: Reporter) -> None:
-    _check_outputs([arguments.output], arguments.overwrite)
-    dwi = _read(arguments, report)
-    from .degradation import degrade
-
-    report.status("Lowering the resolution")
-    low = degrade(
-        dwi,
-        arguments.scale,
-        model=arguments.model,
-        axis=arguments.axis,
-        fwhm=arguments.fwhm,
-        snr=arguments.snr,
-        seed=arguments.seed,
-    )
-    _write(low, arguments.output, arguments, report)
-    report(1.0, "Done")
-    report.result(f"Wrote {arguments.output}: {_grid_text(dwi)} -> {_grid_text(low)}", output=arguments.output)
-
-
-def _maps(arguments: argparse.Namespace, report: Reporter) -> None:
-    from .io import output_directory, write_image
-
-    with output_directory(arguments.outdir, arguments.overwrite) as folder:
-        dwi = _read(arguments, report)
-        from .microstructure import brain_mask, compute_maps
-
-        mask = _read_mask(arguments.mask, dwi)
-        if mask is None:
-            report.status("Finding the brain")
-            mask = brain_mask(dwi)
-        report(0.2, f"Fitting {', '.join(arguments.maps)}")
-        maps = compute_maps(
-            dwi,
-            arguments.maps,
-            fit=arguments.fit,
-            mask=mask,
-            balance_shells=arguments.balance_shells,
-            qa_scale=arguments.qa_scale,
-        )
-        for name, values in {**maps, "mask": mask.astype("uint8")}.items():
-            write_image(values, dwi.affine, folder / f"{name}.{arguments.format}")
-    files = {name: str(arguments.outdir / f"{name}.{arguments.format}") for name in (*maps, "mask")}
-    report(1.0, "Done")
-    report.result("\n".join(f"Wrote {path}" for path in files.values()), **files)
-
-
-def _compare(arguments: argparse.Namespace, report: Reporter) -> None:
-    from .io import output_directory, read_dwi, write_image
-
-    with output_directory(arguments.outdir, arguments.overwrite) as folder:
-        report.status(f"Reading {arguments.reference}")
-        reference = read_dwi(arguments.reference)
-        report.status(f"Reading {arguments.test}")
-        test = read_dwi(arguments.test)
-        from .microstructure import compare
-        from .report import write_comparison_report
-
-        mask = _read_mask(arguments.mask, reference)
-        report(0.2, "Fitting and comparing maps")
-        comparison = compare(reference, test, arguments.maps, mask=mask, fit=arguments.fit)
-        report(0.6, "Writing")
-        for kind in ("reference", "test", "difference"):
-            for name, values in getattr(comparison, kind).items():
-                write_image(values, comparison.affine, folder / f"{name}_{kind}.{arguments.format}")
-        columns = list(comparison.statistics[0])
-        rows = [columns, *([str(row[column]) for column in columns] for row in comparison.statistics)]
-        (folder / "statistics.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-        write_comparison_report(
-            reference, test, folder / "report.html",
-            mask=comparison.mask, fit=arguments.fit, run={"reference": arguments.reference, "test": arguments.test},
-        )  # fmt: skip
-    outdir = arguments.outdir
-    report(1.0, "Done")
-    report.result(
-        f"Wrote {outdir / 'report.html'}, {outdir / 'statistics.tsv'} and the maps beside them",
-        outdir=str(outdir),
-        report=str(outdir / "report.html"),
-        statistics=str(outdir / "statistics.tsv"),
-    )
-
-
-def _evaluate(arguments: argparse.Namespace, report: Reporter) -> None:
-    from .io import output_directory
-
-    with output_directory(arguments.outdir, arguments.overwrite) as folder:
-        dwi = _read(arguments, report)
-        report.status("Loading the networks")
-        from .evaluation import evaluate
-        from .interpolation import METHODS
-        from .report import write_report
-
-        evaluation = evaluate(
-            dwi,
-            arguments.scale,
-            arguments.checkpoint,
-            methods=arguments.methods or METHODS,
-            model=arguments.model,
-            snr=arguments.snr,
-            seed=arguments.seed,
-            axis=arguments.axis,
-            mask=_read_mask(arguments.mask, dwi),
-            fit=arguments.fit,
-            device=arguments.device,
-            precision=arguments.precision,
-            ensemble=arguments.ensemble,
-            consistent=arguments.consistent,
-            progress=report.part(0, 0.9),
-        )
-        report(0.9, "Writing")
-        evaluation.write_scores(folder)
-        write_report(evaluation, folder / "report.html", run={"scan": arguments.input})
-    files = {name: str(arguments.outdir / name) for name in ("report.html", "scores.tsv", "scores.json")}
-    report(1.0, "Done")
-    report.result("\n".join(f"Wrote {path}" for path in files.values()), **files)
-
-
-def _train(arguments: argparse.Namespace, report: Reporter) -> None:
-    report.status("Loading PyTorch and Lightning")
-    from .train import train_from_file
-
-    checkpoint = train_from_file(arguments.config, arguments.overrides)
-    report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))
-
-
-def _list(arguments: argparse.Namespace, report: Reporter) -> None:
-    from .checkpoints import read_card, shipped_checkpoints
-
-    cards = {name: read_card(name) for name in shipped_checkpoints()}
-    lines = [
-        f"{name:24} {card.task:18} x{', x'.join(map(str, card.scales)) or '-':12} {card.architecture}"
-        for name, card in cards.items()
-    ]
-    checkpoints = [
-        {"name": name, "task": card.task, "scales": card.scales, "architecture": card.architecture}
-        for name, card in cards.items()
-    ]
-    report.result("\n".join(lines) or "No checkpoint ships with this copy of the library.", checkpoints=checkpoints)
-
-
-def _info(arguments: argparse.Namespace, report: Reporter) -> None:
-    import dataclasses
-
-    from .checkpoints import describe, read_card
-
-    card = read_card(arguments.checkpoint)
-    report.result(describe(card), card=dataclasses.asdict(card))
-
-
-def _import(arguments: argparse.Namespace, report: Reporter) -> None:
-    report.status("Loading PyTorch")
-    from .checkpoints import describe, import_fastai
-
-    card = import_fastai(
-        arguments.file, arguments.output, scales=arguments.scales, name=arguments.name,
-        licence=arguments.licence, provenance=arguments.provenance, overwrite=arguments.overwrite,
-    )  # fmt: skip
-    report.result(f"Wrote {arguments.output}\n{describe(card)}", output=arguments.output)
-
-
-def _demo(arguments: argparse.Namespace, report: Reporter) -> None:
-    report.status("Preparing the demo")
-    from .demo import demo
-
-    page = demo(
-        arguments.input,
-        arguments.output,
-        scale=arguments.scale,
-        checkpoint=arguments.checkpoint,
-        device=arguments.device,
-        overwrite=arguments.overwrite,
-        progress=report,
-    )
-    report.result(f"Open {page.resolve().as_uri()}", report=str(page))
-
-
-def _check_outputs(paths: Sequence[str], overwrite: bool) -> None:
-    """Refuse, before anything is computed, what could not be written afterwards."""
-    from .io import check_output
-
-    for path in paths:
-        check_output(path, overwrite=overwrite)
-
-
-def _read(arguments: argparse.Namespace, report: Reporter) -> DWI:
-    from .io import read_dwi
-
-    report.status(f"Reading {arguments.input}")
-    return read_dwi(arguments.input, bval=arguments.bval, bvec=arguments.bvec)
-
-
-def _read_mask(path: str | None, dwi: DWI) -> NDArray[np.bool_] | None:
-    if path is None:
-        return None
-    import numpy as np
-
-    from .io import read_image
-
-    mask, affine = read_image(path)
-    if mask.shape != dwi.spatial_shape or not np.allclose(affine, dwi.affine, atol=0.01 * dwi.voxel_sizes.min()):
-        raise InputError(
-            f"The mask {path} has matrix {mask.shape} and the scan {dwi.spatial_shape}, or they lie at different "
-            "places; give a mask on the grid of the scan."
-        )
-    return mask > 0
-
-
-def _write(dwi: DWI, path: str, arguments: argparse.Namespace, report: Reporter) -> None:
-    from .io import write_dwi
-
-    report.status(f"Writing {path}")
-    write_dwi(dwi, path, overwrite=arguments.overwrite)
-
-
-def _grid_text(dwi: DWI) -> str:
-    matrix = " x ".join(map(str, dwi.spatial_shape))
-    return f"{matrix} of {' x '.join(f'{size:.3g}' for size in dwi.voxel_sizes)} mm"
-
-
 class _Parser(argparse.ArgumentParser):
     """Argument errors become the library's own, so that they leave by the same door."""
 
@@ -348,6 +89,10 @@ def _number_or_name(text: str) -> float | str:
         return text
 
 
+def _number_or_none(text: str) -> float | None:
+    return None if text.lower() == "none" else float(text)
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dwi-superres",
@@ -355,15 +100,18 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Scans are NIfTI with .bval and .bvec beside them, or NRRD; both for input and output.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
-    _add_scan_commands(commands)
-    _add_evaluation_commands(commands)
-    _add_checkpoint_commands(commands)
+    subparsers = parser.add_subparsers(metavar="COMMAND", required=True, parser_class=_Parser)
+    _add_scan_commands(subparsers)
+    _add_evaluation_commands(subparsers)
+    _add_study_commands(subparsers)
+    _add_checkpoint_commands(subparsers)
     return parser
 
 
-def _add(commands, name: str, function, summary: str, example: str, *, writes: bool = True) -> argparse.ArgumentParser:
-    command = commands.add_parser(
+def _add(
+    subparsers, name: str, function, summary: str, example: str, *, writes: bool = True
+) -> argparse.ArgumentParser:
+    command = subparsers.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
@@ -415,8 +163,8 @@ def _add_maps(command) -> None:
     )
 
 
-def _add_scan_commands(commands) -> None:
-    command = _add(commands, "run", _run, "super-resolve a scan", "run scan.nii.gz sr.nii.gz --scale 2")
+def _add_scan_commands(subparsers) -> None:
+    command = _add(subparsers, "run", commands.run, "super-resolve a scan", "run scan.nii.gz sr.nii.gz --scale 2")
     command.add_argument("input", help="NIfTI or NRRD")
     command.add_argument("output", help="NIfTI or NRRD")
     _add_scale_and_axis(command)
@@ -434,7 +182,9 @@ def _add_scan_commands(commands) -> None:
     command.add_argument("--mask", metavar="FILE", help="spend time only where this mask is set")
     command.add_argument("--batch-size", type=int, metavar="N", help="slices at a time (default: what fits)")
 
-    command = _add(commands, "maps", _maps, "compute microstructure maps", "maps scan.nii.gz maps --maps fa,md,qa")
+    command = _add(
+        subparsers, "maps", commands.maps, "compute microstructure maps", "maps scan.nii.gz maps --maps fa,md,qa"
+    )
     command.add_argument("input", help="NIfTI or NRRD")
     command.add_argument("outdir", type=Path, help="folder for fa.nii.gz, ...")
     _add_maps(command)
@@ -445,7 +195,7 @@ def _add_scan_commands(commands) -> None:
     )
 
     command = _add(
-        commands, "compare", _compare, "compare the microstructure of two scans on one grid",
+        subparsers, "compare", commands.compare, "compare the microstructure of two scans on one grid",
         "compare original.nii.gz sr.nii.gz comparison --maps fa,qa",
     )  # fmt: skip
     command.add_argument("reference", help="NIfTI or NRRD")
@@ -454,7 +204,7 @@ def _add_scan_commands(commands) -> None:
     _add_maps(command)
 
     command = _add(
-        commands, "degrade", _degrade, "lower the in-plane resolution of a scan",
+        subparsers, "degrade", commands.degrade, "lower the in-plane resolution of a scan",
         "degrade scan.nii.gz low.nii.gz --scale 2 --model kspace --snr 25 --seed 1",
     )  # fmt: skip
     command.add_argument("input", help="NIfTI or NRRD")
@@ -465,9 +215,10 @@ def _add_scan_commands(commands) -> None:
     _add_gradients(command)
 
 
-def _add_evaluation_commands(commands) -> None:
+def _add_evaluation_commands(subparsers) -> None:
     command = _add(
-        commands, "evaluate", _evaluate, "degrade a scan, upsample it every way, and measure how close each comes",
+        subparsers, "evaluate", commands.evaluate,
+        "degrade a scan, upsample it every way, and measure how close each comes",
         "evaluate scan.nii.gz evaluation --scale 2 --checkpoint default mine.safetensors",
     )  # fmt: skip
     command.add_argument("input", help="NIfTI or NRRD")
@@ -487,14 +238,14 @@ def _add_evaluation_commands(commands) -> None:
     _add_inference(command)
 
     command = _add(
-        commands, "train", _train, "train a network as a configuration file says",
+        subparsers, "train", commands.train, "train a network as a configuration file says",
         "train --config Resources/Configurations/default.yaml schedule.epochs=5", writes=False,
     )  # fmt: skip
     command.add_argument("--config", required=True, metavar="FILE", help="YAML, see Resources/Configurations")
     command.add_argument("overrides", nargs="*", metavar="key=value", help="replaces one value of the file")
 
     command = _add(
-        commands, "demo", _demo, "low resolution, super-resolution, maps, differences, one report",
+        subparsers, "demo", commands.demo, "low resolution, super-resolution, maps, differences, one report",
         "demo --input scan.nii.gz --output demo",
     )  # fmt: skip
     command.add_argument("--input", metavar="SCAN", help="NIfTI or NRRD (default: a numerical phantom)")
@@ -504,14 +255,59 @@ def _add_evaluation_commands(commands) -> None:
     command.add_argument("--device", metavar="auto|cpu|cuda|mps", default="auto", help="default: auto")
 
 
-def _add_checkpoint_commands(commands) -> None:
-    group = commands.add_parser("checkpoints", help="list, show or import checkpoints")
+def _add_study_commands(subparsers) -> None:
+    group = subparsers.add_parser("study", help="repeat an experiment of the papers")
+    studies = group.add_subparsers(metavar="STUDY", required=True, parser_class=_Parser)
+    command = _add(
+        studies, "layers", commands.study_layers, "find which VGG layers of a feature loss bring grid artefacts",
+        "study layers scans/*.nii.gz --output layers --minutes 60", writes=False,
+    )  # fmt: skip
+    _add_study(command)
+    command.add_argument("--weights", default="torchvision", metavar="torchvision|FILE", help="of VGG16")
+    command.add_argument(
+        "--snr", type=_number_or_none, nargs="+", default=[None, 15.0, 8.0], metavar="none|SNR",
+        help="noise levels (default: none 15 8)",
+    )  # fmt: skip
+    command.add_argument("--model", metavar="kspace|gaussian|area|paper", default="kspace", help="default: kspace")
+
+    command = _add(
+        studies, "untrained", commands.study_untrained, "denoise with untrained feature losses beside the usual ones",
+        "study untrained scans/*.nii.gz --output untrained --minutes 60", writes=False,
+    )  # fmt: skip
+    _add_study(command)
+    command.add_argument(
+        "--noise", type=float, nargs="+", default=[1.0, 5.0, 10.0, 20.0], metavar="PERCENT",
+        help="Rician noise in percent of the mean b0 signal (default: 1 5 10 20)",
+    )  # fmt: skip
+
+
+def _add_study(command) -> None:
+    command.add_argument("data", nargs="+", help="DWI files, folders searched for them, or patterns")
+    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="study folder; resumed if it exists")
+    command.add_argument(
+        "--held-out", nargs="+", metavar="SCAN", help="scans to test on (default: a fifth of subjects)"
+    )
+    command.add_argument("--subject", metavar="REGEX", help="tells subjects apart by their path")
+    length = command.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="time to spend (default: 60)")
+    length.add_argument("--steps", type=int, help="training steps of a run instead")
+    command.add_argument("--seed", type=int, help="default: 42")
+    command.add_argument("--patch", type=int, metavar="PX", help="side of a training patch")
+    command.add_argument("--batch", type=int, help="patches in a batch")
+    command.add_argument("--test-slices", type=int, help="slices of each held-out scan")
+    command.add_argument("--accelerator", metavar="auto|cpu|gpu|mps", help="default: auto")
+
+
+def _add_checkpoint_commands(subparsers) -> None:
+    group = subparsers.add_parser("checkpoints", help="list, show or import checkpoints")
     actions = group.add_subparsers(metavar="ACTION", required=True, parser_class=_Parser)
-    _add(actions, "list", _list, "list the checkpoints that ship", "checkpoints list", writes=False)
-    command = _add(actions, "info", _info, "show a checkpoint's card", "checkpoints info default", writes=False)
+    _add(actions, "list", commands.list_checkpoints, "list the checkpoints that ship", "checkpoints list", writes=False)
+    command = _add(
+        actions, "info", commands.show_checkpoint, "show a checkpoint's card", "checkpoints info default", writes=False
+    )
     command.add_argument("checkpoint", metavar="NAME|FILE")
     command = _add(
-        actions, "import", _import, "convert fastai weights of the paper's network",
+        actions, "import", commands.import_weights, "convert fastai weights of the paper's network",
         "checkpoints import model.pth model.safetensors",
     )  # fmt: skip
     command.add_argument("file", help=".pth state dict of fastai")

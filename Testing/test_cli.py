@@ -1,5 +1,6 @@
 """The command line: files in and out, exit codes, JSON lines, cancelling; the library's own tests cover the numbers."""
 
+import importlib
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import numpy as np
 import pytest
@@ -36,7 +38,7 @@ def scan_file(scan, tmp_path):
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """A network whose last layers are zero: it adds nothing to the sinc interpolation."""
+    """A small network that was never trained."""
     import torch
 
     from DWISuperResLib.checkpoints import Card, save_checkpoint
@@ -44,12 +46,9 @@ def checkpoint(tmp_path_factory):
 
     arguments = {"scales": [2], "width": 8, "blocks": [1, 1], "neighbours": 0, "guidance": []}
     network = build("sr_unet", **arguments)
-    weights = network.state_dict()
-    for name in weights:
-        if name.startswith("tails."):
-            weights[name] = torch.zeros_like(weights[name])
-    path = tmp_path_factory.mktemp("checkpoint") / "nothing.safetensors"
-    save_checkpoint(path, weights, Card("nothing", "sr_unet", arguments, (2,)))
+    weights = {name: torch.linspace(-0.1, 0.1, w.numel()).reshape(w.shape) for name, w in network.state_dict().items()}
+    path = tmp_path_factory.mktemp("checkpoint") / "untrained.safetensors"
+    save_checkpoint(path, weights, Card("untrained", "sr_unet", arguments, (2,)))
     return path
 
 
@@ -65,6 +64,7 @@ def json_lines(capfd):
 
 def test_commands_show_help_with_an_example(capsys):
     commands = ["run", "maps", "compare", "degrade", "evaluate", "train", "demo"]
+    commands += ["study layers", "study untrained"]
     commands += ["checkpoints list", "checkpoints info", "checkpoints import"]
     for command in commands:
         with pytest.raises(SystemExit) as exit_:
@@ -93,13 +93,18 @@ def test_degrade_and_interpolate_write_what_the_library_computes(scan, scan_file
     np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)
 
 
-def test_a_network_that_adds_nothing_gives_the_sinc_interpolation(scan, scan_file, checkpoint, tmp_path):
+def test_run_gives_what_the_engine_computes_with_the_same_options(scan, scan_file, checkpoint, tmp_path):
+    from DWISuperResLib.engine import super_resolve_with_uncertainty
+
     out, deviation = tmp_path / "sr.nrrd", tmp_path / "deviation.nrrd"
-    options = ["--device", "cpu", "--precision", "fp32", "--consistent", "--uncertainty", deviation]
-    assert run("run", scan_file, out, "--checkpoint", checkpoint, *options, "--batch-size", 3) == 0
-    expected = interpolate(scan, 2).signal
-    np.testing.assert_allclose(read_dwi(out).signal, expected, atol=2e-3 * expected.max())
-    assert read_dwi(deviation).signal.max() < 1e-2 * expected.max()
+    options = ["--device", "cpu", "--precision", "fp32", "--consistent", "--axis", "k", "--batch-size", 3]
+    assert run("run", scan_file, out, "--checkpoint", checkpoint, *options, "--uncertainty", deviation) == 0
+    expected, spread = super_resolve_with_uncertainty(
+        scan, checkpoint, 2, device="cpu", precision="fp32", consistent=True
+    )
+    np.testing.assert_allclose(read_dwi(out).signal, expected.signal, atol=1e-4 * expected.signal.max())
+    np.testing.assert_allclose(read_dwi(deviation).signal, spread, atol=1e-4 * expected.signal.max())
+    assert spread.max() > 1e-3 * expected.signal.max()
 
 
 def test_maps_of_a_given_mask(scan, scan_file, tmp_path):
@@ -138,7 +143,27 @@ def test_evaluate_scores_every_method(scan_file, checkpoint, tmp_path):
     assert run("evaluate", scan_file, tmp_path / "out", *options) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "scores.tsv", "scores.json"}
     methods = {row["method"] for row in json.loads((tmp_path / "out" / "scores.json").read_text())["scores"]}
-    assert methods == {"nearest", "sinc", "nothing"}
+    assert methods == {"nearest", "sinc", "untrained"}
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "given", "received"),
+    [
+        ("layers", "run_layer_study", ["--snr", "none", "12"], {"snr": [None, 12.0], "model": "kspace"}),
+        ("untrained", "run_untrained_study", ["--noise", "5"], {"noise": [5.0]}),
+    ],
+)
+def test_studies_get_what_was_asked(tmp_path, monkeypatch, capfd, name, function, given, received):
+    """Training takes minutes: the study itself is replaced, but what it is called with must fit its signature."""
+    study = importlib.import_module(f"DWISuperResLib.studies.{name}")
+    called = create_autospec(getattr(study, function), return_value=tmp_path / "report.html")
+    monkeypatch.setattr(study, function, called)
+    options = ["--held-out", "c.nrrd", "--steps", "50", "--seed", "7", *given, "--progress", "json"]
+    assert run("study", name, "a.nii.gz", "b.nii.gz", "--output", tmp_path, *options) == 0
+    assert json_lines(capfd)[-1] == {"type": "result", "report": str(tmp_path / "report.html")}
+    positional, options = called.call_args
+    assert positional == (["a.nii.gz", "b.nii.gz"], tmp_path)
+    assert options.items() >= {"held_out": ["c.nrrd"], "steps": 50, "seed": 7, **received}.items()
 
 
 def test_checkpoints_list_and_info(checkpoint, capfd):
