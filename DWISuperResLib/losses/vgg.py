@@ -77,7 +77,9 @@ class VGGFeatures(nn.Module):
         self.register_buffer("shift_weight", (first * shift).sum(1, keepdim=True).float(), persistent=False)
         for i, (weight, bias) in enumerate(convolutions):
             folded = (first * gain).sum(1, keepdim=True) if i == 0 else weight
-            self.register_buffer(f"weight{i}", folded.float().contiguous(), persistent=False)
+            self.register_buffer(
+                f"weight{i}", folded.float().contiguous(memory_format=torch.channels_last), persistent=False
+            )
             self.register_buffer(f"bias{i}", bias.float(), persistent=False)
 
     def forward(self, grey: Tensor) -> dict[str, Tensor]:

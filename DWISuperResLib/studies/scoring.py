@@ -1,0 +1,133 @@
+"""What a super-resolved scan of a study is worth: errors of the DWI, of FA and QA, and grids in all three."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..degradation import degrade, foreground_b0, rician
+from ..dwi import DWI
+from ..grid import crop, slice_axis
+from ..io import read_dwi
+from ..metrics import image_scores
+from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
+from ..microstructure import brain_mask, compare
+from . import Row
+
+
+@dataclass(frozen=True)
+class Case:
+    """Slices of a held-out scan as acquired, and their brain."""
+
+    name: str
+    dwi: DWI
+    mask: NDArray[np.bool_]
+    axis: int
+
+
+def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
+    """Rician noise of standard deviation mean foreground b0 / `snr`; None: the scan itself."""
+    if snr is None:
+        return dwi
+    sigma, rng = foreground_b0(dwi) / snr, np.random.default_rng(seed)
+    signal = np.empty_like(dwi.signal, order="F")
+    for n in range(dwi.n_volumes):
+        signal[..., n] = rician(dwi.signal[..., n], sigma, rng)
+    return replace(dwi, signal=signal)
+
+
+def open_case(path: Path, count: int) -> Case:
+    """The `count` adjacent slices that show most brain."""
+    dwi = read_dwi(path)
+    axis = slice_axis(dwi)
+    mask = brain_mask(dwi)
+    area = mask.sum(axis=tuple(a for a in range(3) if a != axis))
+    count = min(count, len(area))
+    start = int(np.argmax(np.convolve(area, np.ones(count), "valid")))
+    block = tuple(slice(start, start + count) if a == axis else slice(None) for a in range(3))
+    affine = dwi.affine.copy()
+    affine[:3, 3] += start * affine[:3, axis]
+    return Case(path.name.split(".")[0], replace(dwi, signal=dwi.signal[block], affine=affine), mask[block], axis)
+
+
+def score_case(
+    case: Case, snr: float | None, scale: int, model: str, seed: int, checkpoint: Path | None, images: Path
+) -> Row:
+    """Lower the resolution, super-resolve (without a checkpoint: sinc), compare with the scan as acquired.
+
+    Also keeps a slice of the DWI, and of the DWI and FA residuals, in `images`.
+    """
+    from ..engine import super_resolve
+    from ..interpolation import interpolate
+
+    low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
+    if checkpoint is None:
+        high = interpolate(low, scale, method="sinc", axis=case.axis)
+    else:
+        high = super_resolve(low, str(checkpoint), scale, precision="fp32", axis=case.axis)
+    test = replace(high, signal=crop(high.signal, case.dwi.spatial_shape), affine=case.dwi.affine)
+    weighted = ~case.dwi.is_b0
+    pair = (case.dwi.signal[..., weighted], test.signal[..., weighted])
+    quality = image_scores(*pair, mask=case.mask, slice_axis=case.axis)
+    comparison = compare(case.dwi, test, ("fa", "qa"), mask=case.mask)
+    row: Row = {
+        "scan": case.name,
+        "DWI NRMSE": quality["nrmse"],
+        "DWI RMSE": quality["rmse"],
+        "DWI PSNR": quality["psnr"],
+        "DWI SSIM": quality["ssim"],
+        "FA MAE": float(np.abs(comparison.difference["fa"][case.mask]).mean()),
+        "QA MAE": float(np.abs(comparison.difference["qa"][case.mask]).mean()),
+    }
+    residual = pair[1] - pair[0]
+    level = float(pair[0][case.mask].mean())
+    slices = np.moveaxis(residual, (3, case.axis), (0, 1))
+    masks = np.moveaxis(case.mask, case.axis, 0)
+    stacks = {
+        "DWI": (slices.reshape(-1, *slices.shape[2:]) / level, np.tile(masks, (len(slices), 1, 1))),
+        "FA": (np.moveaxis(comparison.difference["fa"], case.axis, 0), masks),
+        "QA": (np.moveaxis(comparison.difference["qa"], case.axis, 0), masks),
+    }
+    for quantity, (stack, inside) in stacks.items():
+        found = grid_artefact_index(stack, inside)
+        row[f"{quantity} grid dB"] = found.total_db
+        row[f"{quantity} grid rms"] = found.total_amplitude
+        row[f"{quantity} grid periods"] = ",".join(map(str, found.periods_found)) or "none"
+        for period in PERIODS:
+            row[f"{quantity} dB {period} px"] = found.excess_db[period]
+    middle = case.mask.shape[case.axis] // 2
+    images.mkdir(exist_ok=True)
+    name = checkpoint.stem if checkpoint else f"x{scale}-{label(snr)}-sinc"
+    np.savez_compressed(
+        images / f"{name}-{case.name}.npz",
+        dwi=np.take(pair[1][..., 0], middle, case.axis) / level,
+        residual=np.take(residual[..., 0], middle, case.axis) / level,
+        fa=np.take(comparison.difference["fa"], middle, case.axis),
+        qa=np.take(comparison.difference["qa"], middle, case.axis),
+    )
+    return row
+
+
+def with_mean(rows: list[Row]) -> list[Row]:
+    """The rows, and their mean where there are several; of the grid the mean excess, and all periods found."""
+    if len(rows) == 1:
+        return rows
+    mean: Row = {"scan": "mean"}
+    for key, value in rows[0].items():
+        values = [row[key] for row in rows]
+        if isinstance(value, float):
+            known = [v for v in values if math.isfinite(v)]
+            mean[key] = float(np.mean(known)) if known else math.nan
+        elif key.endswith("periods"):
+            found = {int(p) for v in values if v != "none" for p in v.split(",")}
+            mean[key] = ",".join(map(str, sorted(found))) or "none"
+    return [*rows, mean]
+
+
+def label(snr: float | None) -> str:
+    """Name of a noise level, for files."""
+    return "acquired" if snr is None else f"snr{snr:g}"
