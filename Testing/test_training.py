@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from DWISuperResLib import io
 from DWISuperResLib.checkpoints import load_checkpoint
@@ -142,6 +143,7 @@ def test_unreadable_file_is_one_sentence(tmp_path, text):
         ({"network__imagenet": "download"}, "no ImageNet"),
         ({"network__start_from": "nowhere.safetensors"}, "nowhere"),
         ({"data__validation": [], "schedule__patience": 2}, "held out"),
+        ({"loss": [{"name": "fa"}], "data__volumes": 5}, "six directions"),
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_anything_is_written(scans, tmp_path, changes, says):
@@ -192,12 +194,14 @@ def weights_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def test_run_trains_reports_and_exports_a_complete_card(scans, tmp_path, capsys):
-    exported = train(config(scans, tmp_path / "out", schedule__learning_rate=1e-2))
+    exported = train(config(scans, tmp_path / "out", schedule__learning_rate=1e-2, validation__images=True))
     card = load_checkpoint(exported).card
     assert card.scales == (2,)
     assert card.voxel_sizes == {"in_plane": [12.0, 12.0], "slice": [6.0, 6.0]}
     assert card.bvals == (0.0, 1000.0)
     assert card.degradation["model"] == "kspace"
+    assert card.snr[0] > 0
+    assert "b0 spread" in card.statistics
     assert len(card.training["scans"]) == 2
     assert len(card.training["held_out"]) == 1
     for name in ("psnr", "ssim", "nrmse", "fa_error", "qa_error"):
@@ -206,7 +210,10 @@ def test_run_trains_reports_and_exports_a_complete_card(scans, tmp_path, capsys)
     assert capsys.readouterr().out.count("best interpolation") == 2
     rows = (tmp_path / "out" / "csv" / "version_0" / "metrics.csv").read_text()
     assert "val/fa_error" in rows
-    assert list((tmp_path / "out" / "tensorboard").glob("events*"))
+    events = EventAccumulator(str(tmp_path / "out" / "tensorboard"))
+    events.Reload()
+    shown = {"slice: reference, sinc, network", "FA error: sinc, network", "QA error: sinc, network"}
+    assert {tag.replace("_", " ") for tag in events.Tags()["images"]} == {tag.replace("_", " ") for tag in shown}
     fresh = build("sr_unet", width=8, scales=[2]).state_dict()
     assert not torch.equal(fresh["tails.2.last.weight"], weights_of(exported)["tails.2.last.weight"])
     with pytest.raises(InputError, match="already"):
@@ -240,6 +247,8 @@ def test_an_interrupted_run_continues_bit_for_bit(scans, tmp_path, monkeypatch):
     moments = [c["optimizer_states"][0]["state"] for c in (first, second)]
     assert all(torch.equal(moments[0][n]["exp_avg_sq"], moments[1][n]["exp_avg_sq"]) for n in moments[0])
     assert all(torch.equal(a, b) for a, b in zip(*(weights_of(p).values() for p in (whole, resumed)), strict=True))
+    with pytest.raises(InputError, match=r"schedule\.learning_rate was"):
+        train(config(scans, tmp_path / "parts", resume=True, schedule__learning_rate=1.0, **changes))
 
 
 def test_two_processes_equal_one_that_accumulates(scans, tmp_path):

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from .. import interpolation
 from ..dwi import B0_THRESHOLD
+from ..errors import InputError
 from ..grid import in_plane_axes
+from ..microstructure.tensor import determines_tensor
 from ..slices import SliceAssembler, SliceInput
 from .configuration import Configuration
 from .scans import Scan, divide, open_scan
@@ -216,6 +218,12 @@ class DWIData(lightning.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         self.scans = [s for path in self.files for s in self._open(path, self.config.data.axes == "all")]
+        for scan in self.scans if self.joint else ():
+            if self.joint < 7 or not determines_tensor(scan.bvals, scan.bvecs):
+                raise InputError(
+                    f"{scan.path} has {scan.shape[1]} volumes, drawn {self.joint} at a time; losses across volumes "
+                    "need a b0 and six directions at least, so exclude it or raise data.volumes."
+                )
         self.validation_scans = [s for path in self.held_out for s in self._open(path, False)]
 
     def train_dataloader(self) -> DataLoader:
@@ -224,7 +232,7 @@ class DWIData(lightning.LightningDataModule):
         return DataLoader(
             Batches(self.scans, self.slice_input, self.config, self.joint),
             batch_size=None,
-            sampler=EpochSampler(length, self.trainer.global_rank, self.trainer.world_size),
+            sampler=EpochSampler(length, *self._place()),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -232,9 +240,14 @@ class DWIData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Indices of cases; -1, which scores nothing, keeps a process without any in step with the others."""
-        rank, processes = self.trainer.global_rank, self.trainer.world_size
+        rank, processes = self._place()
         count = len(self.validation_scans) * len(self.config.scales)
-        return DataLoader(list(range(rank, count, processes)) or [-1], batch_size=None)
+        return DataLoader(list(range(rank, count, processes)) or [-1], batch_size=None)  # type: ignore[arg-type]
+
+    def _place(self) -> tuple[int, int]:
+        """This process, and how many there are."""
+        assert self.trainer is not None
+        return self.trainer.global_rank, self.trainer.world_size
 
     def case(self, index: int) -> Case:
         """Slices of held-out scan `index // len(scales)` at one scale, the same at every call."""

@@ -29,6 +29,8 @@ about 1 when volumes are divided by their foreground mean, and fluid 3 to 4."""
 class Training(lightning.LightningModule):
     """A network, its loss, and the schedule that trains it."""
 
+    network: Any
+
     def __init__(self, config: Configuration, network: nn.Module, loss: CompositeLoss) -> None:
         super().__init__()
         self.config, self.network, self.loss = config, network, loss
@@ -69,14 +71,14 @@ class Training(lightning.LightningModule):
         torch.manual_seed(np.random.SeedSequence((self.config.seed, self.current_epoch)).generate_state(1)[0])
 
     def on_train_batch_start(self, batch: Batch, index: int) -> None:
-        schedule, optimizer = self.config.schedule, self.optimizers()
+        schedule, optimizer = self.config.schedule, self.trainer.optimizers[0]
         done = self.global_step / (schedule.epochs * schedule.steps_per_epoch)
         if schedule.max_minutes is not None:
             done = max(done, self.seconds / 60 / schedule.max_minutes)
         frozen = done < schedule.freeze_epochs / schedule.epochs
         if self._frozen and not frozen:
             # As fastai's unfreeze: momenta of the frozen phase would pull at weights that stood still.
-            optimizer.optimizer.state.clear()
+            optimizer.state.clear()
         self._frozen = frozen
         rates, momentum = learning_rates(schedule, min(done, 1.0), len(self.groups))
         for group in optimizer.param_groups:
@@ -104,7 +106,7 @@ class Training(lightning.LightningModule):
             {f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True, batch_size=1
         )
         self.log("loss", total, prog_bar=True, on_step=True, on_epoch=False, batch_size=1)
-        if self.global_step % self.trainer.log_every_n_steps == 0 and not torch.isfinite(total):
+        if self.global_step % 10 == 0 and not torch.isfinite(total):
             raise ProcessingError(
                 f"The loss is {total.item()} at step {self.global_step}; lower schedule.learning_rate or set "
                 "schedule.clip."
@@ -138,7 +140,7 @@ class Training(lightning.LightningModule):
             return
         # Only the network computes in the training's precision.
         with torch.autocast(self.device.type, enabled=False):
-            case = self.trainer.datamodule.case(index)
+            case = self.trainer.datamodule.case(index)  # type: ignore[attr-defined]
             if index not in self._classical:
                 self._classical[index] = {method: score(case, classical(case, method))[0] for method in METHODS}
             test = predict(self._forward, case, self.network.slice_input, self.device)
@@ -189,7 +191,7 @@ class Training(lightning.LightningModule):
         self._seconds_before = checkpoint["progress"]["seconds"]
 
 
-def parameter_groups(network: nn.Module) -> list[nn.Module | list[nn.Module]]:
+def parameter_groups(network: Any) -> list[nn.Module]:
     """Parts of a network, earliest first, that discriminative learning rates and freezing tell apart."""
     return network.parameter_groups() if hasattr(network, "parameter_groups") else [network]
 

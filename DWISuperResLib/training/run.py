@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,25 @@ from torch import nn
 
 from .. import __version__
 from ..checkpoints import Card, load_checkpoint, save_checkpoint
+from ..degradation import degrade
 from ..engine import resolve_device, resolve_precision
 from ..errors import InputError
 from ..losses import build_loss
 from ..networks import build
+from ..selfchecks import domain_range, domain_statistics
 from .configuration import Configuration
 from .data import DWIData
 from .module import Training
+from .scans import Scan
 from .validation import HIGHER_IS_BETTER
 
-PRECISIONS = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
+FREE = {
+    *("resume", "machine", "validation", "licence", "provenance", "output", "data.workers", "data.cache"),
+    *("schedule.epochs", "schedule.max_minutes", "schedule.patience"),
+}
+"""What may change when a run is resumed; a longer schedule than before is another course of the learning rate."""
+DESCRIBED = 20
+PRECISIONS: dict[torch.dtype | None, Any] = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
 def train(config: Configuration) -> Path:
@@ -48,6 +58,8 @@ def train(config: Configuration) -> Path:
     last = output / "last.ckpt"
     if last.exists() and not config.resume:
         raise InputError(f"{output} holds a training run already; set resume=true or choose another output.")
+    if last.exists():
+        check_same_run(config, output / "configuration.yaml")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     network = make_network(config)
@@ -87,10 +99,10 @@ def train(config: Configuration) -> Path:
     return exported
 
 
-def make_network(config: Configuration) -> nn.Module:
+def make_network(config: Configuration) -> Any:
     """Build the network, with the weights it starts from, and see that it serves the scales."""
     wanted = config.network
-    network = build(wanted.architecture, **wanted.arguments)
+    network: Any = build(wanted.architecture, **wanted.arguments)
     if wanted.imagenet is not None:
         if not hasattr(network, "load_imagenet"):
             raise InputError(
@@ -133,11 +145,11 @@ def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) 
     if schedule.ema is not None:
         callbacks.append(EMAWeightAveraging(decay=schedule.ema))
     if schedule.max_minutes is not None:
-        callbacks.append(Timer({"seconds": schedule.max_minutes * 60}))
+        callbacks.append(Timer(timedelta(minutes=schedule.max_minutes)))
     if schedule.patience is not None:
         if not validates:
             raise InputError("schedule.patience needs subjects held out; set data.validation or leave it out.")
-        callbacks.append(EarlyStopping(best.monitor, mode=best.mode, patience=schedule.patience))
+        callbacks.append(EarlyStopping(f"val/{config.validation.monitor}", mode=best.mode, patience=schedule.patience))
     device = resolve_device({"gpu": "cuda"}.get(machine.accelerator, machine.accelerator))
     return lightning.Trainer(
         accelerator=machine.accelerator,
@@ -165,12 +177,13 @@ def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) 
 def make_card(config: Configuration, data: DWIData, module: Training, reached: dict[str, Any]) -> Card:
     """The card of a network as it was when `reached` was noted: everything the training knows."""
     scans = data.scans
-    low = max(config.scales), min(config.scales)
     planes = [size for scan in scans for size in scan.voxel_sizes[:2]]
+    finest, coarsest = min(config.scales), max(config.scales) * config.augmentation.resample[1]
     across = [scan.voxel_sizes[2] for scan in scans]
     weighted = [b for scan in scans for b in scan.bvals]
     drawn = config.degradation.model_dump(mode="json")
     degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
+    statistics = describe_scans(config, scans, degradation.get("model"))
     return Card(
         name=config.name,
         architecture=config.network.architecture,
@@ -180,10 +193,12 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         normalisation=config.normalisation,
         degradation=degradation | drawn,
         voxel_sizes={
-            "in_plane": [round(min(planes) * low[1], 3), round(max(planes) * low[0], 3)],
+            "in_plane": [round(min(planes) * finest, 3), round(max(planes) * coarsest, 3)],
             "slice": [round(min(across), 3), round(max(across), 3)],
         },
         bvals=(min(weighted), max(weighted)),
+        snr=tuple(statistics.pop("snr", ())),
+        statistics=statistics,
         loss={"terms": module.loss.description},
         scores={"monitored": config.validation.monitor, **reached["scores"]},
         training={
@@ -200,3 +215,33 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         licence=config.licence,
         provenance=config.provenance,
     )
+
+
+def describe_scans(config: Configuration, scans: list[Scan], model: str | None) -> dict[str, list[float]]:
+    """Ranges of the training scans' statistics at the resolution the network is given, of DESCRIBED scans at most."""
+    distinct = list({scan.path: scan for scan in reversed(scans)}.values())
+    found = []
+    for scan in distinct[:: -(-len(distinct) // DESCRIBED)]:
+        dwi = scan.dwi()
+        if dwi.is_b0.all():
+            continue
+        for scale in config.scales:
+            low = dwi if model is None else degrade(dwi, scale, model=model, axis=scan.axis)
+            found.append(domain_statistics(low, axis=scan.axis))
+    return domain_range(found)
+
+
+def check_same_run(config: Configuration, path: Path) -> None:
+    """Raise InputError if the run in `path` (configuration.yaml) trained something else than `config` would."""
+    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    for section, value in config.model_dump(mode="json").items():
+        if section in FREE:
+            continue
+        pairs = value.items() if isinstance(value, dict) else [("", value)]
+        for key, now in pairs:
+            name = f"{section}.{key}" if key else section
+            then = before.get(section, {}).get(key) if key else before.get(section)
+            if name not in FREE and then != now:
+                raise InputError(
+                    f"{name} was {then!r} in the run to resume and is {now!r}; set it back or choose another output."
+                )

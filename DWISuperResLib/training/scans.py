@@ -65,6 +65,13 @@ class Scan:
         sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
         return np.array([*sizes[list(in_plane_axes(self.axis))], sizes[self.axis]])
 
+    def dwi(self) -> DWI:
+        """The whole scan, read into memory."""
+        first, second = in_plane_axes(self.axis)
+        order = [source for _, source in sorted(((self.axis, 0), (first, 3), (second, 2), (3, 1)))]
+        signal = np.asfortranarray(self.signal.transpose(order), dtype=np.float32)
+        return DWI(signal, self.affine, self.bvals, self.bvecs)
+
     def slab(self, position: int, neighbours: int, volumes: NDArray[np.intp] | slice) -> NDArray[np.float32]:
         """(N, 1 + 2 * neighbours, H, W) signal around a slice; beyond the ends the last slice repeats."""
         slices = np.clip(np.arange(position - neighbours, position + neighbours + 1), 0, self.shape[0] - 1)
