@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from dipy.segment.mask import median_otsu
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
@@ -354,6 +355,9 @@ def test_masks_of_real_scans_are_whole_brains(scan, name):
     assert mask.dtype == bool
     assert 900 < millilitres < 1700
     assert ndimage.label(mask)[1] == 1
+    _, thresholded = median_otsu(dwi.signal[..., dwi.is_b0].mean(-1), median_radius=1, numpass=1)
+    labels, _ = ndimage.label(thresholded)
+    assert mask[labels == np.bincount(labels.ravel())[1:].argmax() + 1].all()
     centre = np.argwhere(mask).mean(0).round().astype(int)
     assert mask[tuple(slice(c - 1, c + 2) for c in centre)].all()
 

