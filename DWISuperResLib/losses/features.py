@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..networks.ssfd import SSFDFeatures
 from . import untrained, vgg
 
 GRAM_FACTOR = 20000.0
@@ -69,6 +70,7 @@ def _vgg16_bn(
 
 
 register_backbone("untrained")(untrained.UntrainedFeatures)
+register_backbone("ssfd")(SSFDFeatures)
 
 
 class FeatureLoss(nn.Module):
