@@ -31,11 +31,11 @@ def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
 
     def matrix(n_out: int, n_in: int) -> NDArray[np.float64]:
         step = n_in / n_out
-        centres = (np.arange(n_out) + 0.5) * step - 0.5
+        centres = (np.arange(n_out, dtype=np.float64) + 0.5) * step - 0.5
         lobes = 3 * step
         return interpolation.sample_kernel(
             n_in,
-            centres,
+            centres.astype(np.float64),
             lambda x: np.where(np.abs(x) < lobes, np.sinc(x / step) * np.sinc(x / lobes), 0),
             lobes,
         )
@@ -110,11 +110,11 @@ class Batches(Dataset):
         )
         low = TASKS[self.config.task](slab, scan, scale, self.config, rng)
         if self.slice_input.guidance:
-            channels = assembler(torch.from_numpy(low), drawn.ravel())
+            channels = assembler(torch.from_numpy(low), torch.from_numpy(drawn.ravel()))
         else:
             full = np.zeros((scan.shape[1], *low.shape[1:]), np.float32)
             full[shown] = low
-            channels = assembler(torch.from_numpy(full), drawn.ravel())
+            channels = assembler(torch.from_numpy(full), torch.from_numpy(drawn.ravel()))
         target = torch.from_numpy(slab[np.searchsorted(shown, drawn.ravel()), self.slice_input.neighbours])
         gains_drawn = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
         target = (target - scan.normalisation.offset) * gains_drawn[:, None, None]
@@ -206,8 +206,9 @@ class DWIData(lightning.LightningDataModule):
         first = open_scan(path, self.cache, self.config.normalisation)
         if not every_axis:
             return [first]
-        others = in_plane_axes(first.axis)
-        return [first, *(open_scan(path, self.cache, self.config.normalisation, a) for a in others)]
+        others = [open_scan(path, self.cache, self.config.normalisation, a) for a in in_plane_axes(first.axis)]
+        # A view lower than a patch, of a scan with few slices, would shrink the patches of its whole batch.
+        return [first, *(view for view in others if min(view.shape[2:]) >= (self.config.data.patch or 0))]
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies; one process a machine does it."""
@@ -219,7 +220,7 @@ class DWIData(lightning.LightningDataModule):
     def setup(self, stage: str) -> None:
         self.scans = [s for path in self.files for s in self._open(path, self.config.data.axes == "all")]
         for scan in self.scans if self.joint else ():
-            if self.joint < 7 or not determines_tensor(scan.bvals, scan.bvecs):
+            if (self.joint or 0) < 7 or not determines_tensor(scan.bvals, scan.bvecs):
                 raise InputError(
                     f"{scan.path} has {scan.shape[1]} volumes, drawn {self.joint} at a time; losses across volumes "
                     "need a b0 and six directions at least, so exclude it or raise data.volumes."
