@@ -35,28 +35,34 @@ class Network(Section):
 
     architecture: str = "sr_unet"
     arguments: dict[str, Any] = {}
-    start_from: str | None = Field(None, description="checkpoint, by name or file, whose weights training starts from")
-    imagenet: str | None = Field(None, description="encoder's ImageNet weights: a file, or `download`")
+    start_from: str | None = Field(
+        default=None, description="checkpoint, by name or file, whose weights training starts from"
+    )
+    imagenet: str | None = Field(default=None, description="encoder's ImageNet weights: a file, or `download`")
 
 
 class Degradation(Section):
     """How low-resolution data are made from high-resolution data; ranges are drawn from uniformly."""
 
     models: dict[Literal["kspace", "gaussian", "area", "paper"], PositiveFloat] = Field(
-        {"kspace": 1.0}, min_length=1, description="models and how often each is drawn"
+        default={"kspace": 1.0}, min_length=1, description="models and how often each is drawn"
     )
-    fwhm: Range = Field((0.8, 1.2), description="width of the gaussian model, in low-resolution voxels")
-    noise: Range = Field((0.0, 0.0), description="Rician noise, standard deviation in percent of the scan's b0 level")
+    fwhm: Range = Field(default=(0.8, 1.2), description="width of the gaussian model, in low-resolution voxels")
+    noise: Range = Field(
+        default=(0.0, 0.0), description="Rician noise, standard deviation in percent of the scan's b0 level"
+    )
 
 
 class Augmentation(Section):
     """What changes from patch to patch besides place, volume and degradation."""
 
     flips: bool = True
-    rotations: bool = Field(True, description="by multiples of 90 degrees")
-    intensity: Range = Field((0.9, 1.1), description="factor on network input and target")
-    contrast: Range = Field((0.8, 1.25), description="exponent of the signal, relative to its level")
-    resample: Range = Field((1.0, 1.0), description="coarsen slices by a factor from here first: other voxel sizes")
+    rotations: bool = Field(default=True, description="by multiples of 90 degrees")
+    intensity: Range = Field(default=(0.9, 1.1), description="factor on network input and target")
+    contrast: Range = Field(default=(0.8, 1.25), description="exponent of the signal, relative to its level")
+    resample: Range = Field(
+        default=(1.0, 1.0), description="coarsen slices by a factor from here first: other voxel sizes"
+    )
 
 
 class Data(Section):
@@ -65,31 +71,38 @@ class Data(Section):
     scans: Annotated[
         list[str], Field(min_length=1, description="DWI files, folders searched for them, or glob patterns")
     ]
-    validation: float | list[str] = Field(0.2, description="fraction of subjects held out, or files, folders, patterns")
-    exclude: list[str] = Field([], description="files, folders or patterns left out of `scans`")
+    validation: float | list[str] = Field(
+        default=0.2, description="fraction of subjects held out, or files, folders, patterns"
+    )
+    exclude: list[str] = Field(default=[], description="files, folders or patterns left out of `scans`")
     subject: str | None = Field(
-        None,
+        default=None,
         description="regular expression; scans whose paths match to the same text are one subject",
     )
-    cache: Path | None = Field(None, description="folder of the memory-mapped copies; default: <output>/cache")
+    cache: Path | None = Field(default=None, description="folder of the memory-mapped copies; default: <output>/cache")
     axes: Literal["acquisition", "all"] = "acquisition"
-    weighting: Literal["scan", "size"] = Field("scan", description="draw scans evenly, or by their slices x volumes")
-    slabs: PositiveInt = Field(4, description="slabs (a slice, its neighbours, all volumes) in a batch")
-    patches: PositiveInt = Field(4, description="patches drawn from each slab")
+    weighting: Literal["scan", "size"] = Field(
+        default="scan", description="draw scans evenly, or by their slices x volumes"
+    )
+    slabs: PositiveInt = Field(default=4, description="slabs (a slice, its neighbours, all volumes) in a batch")
+    patches: PositiveInt = Field(default=4, description="patches drawn from each slab")
     patch: PositiveInt | None = Field(
-        96, description="patch edge in high-resolution pixels; None: whole slices, a batch from one scan"
+        default=96, description="patch edge in high-resolution pixels; None: whole slices, a batch from one scan"
     )
     volumes: PositiveInt | None = Field(
-        None,
+        default=None,
         description="volumes of one place drawn together, for losses across volumes; None: all, where needed",
     )
     margin: NonNegativeInt = Field(
-        0, description="low-resolution pixels along a patch's border that the loss leaves out: they lack context"
+        default=0,
+        description="low-resolution pixels along a patch's border that the loss leaves out: they lack context",
     )
     b0: Annotated[float, Field(gt=0, lt=1)] | None = Field(
-        None, description="share of b0 among the volumes drawn one by one; None: as in the scan"
+        default=None, description="share of b0 among the volumes drawn one by one; None: as in the scan"
     )
-    brain: Annotated[float, Field(ge=0, le=1)] = Field(0.9, description="fraction of patches centred in the brain")
+    brain: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.9, description="fraction of patches centred in the brain"
+    )
     workers: NonNegativeInt = 1
 
 
@@ -98,23 +111,27 @@ class Schedule(Section):
 
     epochs: PositiveInt = 50
     steps_per_epoch: PositiveInt = 200
-    max_minutes: PositiveFloat | None = Field(None, description="time budget; the schedule ends by then at the latest")
+    max_minutes: PositiveFloat | None = Field(
+        default=None, description="time budget; the schedule ends by then at the latest"
+    )
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
-    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(0.99, description="decay of Adam's second moment")
+    beta2: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.99, description="decay of Adam's second moment")
     epsilon: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     shape: Literal["cosine", "one-cycle", "constant"] = "cosine"
-    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(0.05, description="rising part of the schedule")
-    final: Annotated[float, Field(ge=0, le=1)] = Field(0.01, description="last learning rate / highest, of the cosine")
-    freeze_epochs: NonNegativeInt = Field(0, description="first epochs, encoder frozen except for batch norm")
-    encoder_ratio: PositiveFloat = Field(
-        1.0, description="highest / lowest learning rate over the parameter groups (fastai's fine_tune: 100)"
+    warmup: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.05, description="rising part of the schedule")
+    final: Annotated[float, Field(ge=0, le=1)] = Field(
+        default=0.01, description="last learning rate / highest, of the cosine"
     )
-    clip: PositiveFloat | None = Field(1.0, description="largest norm of the gradient")
+    freeze_epochs: NonNegativeInt = Field(default=0, description="first epochs, encoder frozen except for batch norm")
+    encoder_ratio: PositiveFloat = Field(
+        default=1.0, description="highest / lowest learning rate over the parameter groups (fastai's fine_tune: 100)"
+    )
+    clip: PositiveFloat | None = Field(default=1.0, description="largest norm of the gradient")
     accumulate: PositiveInt = 1
-    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(0.999, description="decay of the averaged weights")
-    patience: PositiveInt | None = Field(None, description="stop after this many epochs without improvement")
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = Field(default=0.999, description="decay of the averaged weights")
+    patience: PositiveInt | None = Field(default=None, description="stop after this many epochs without improvement")
 
     @model_validator(mode="after")
     def _freezing_leaves_time(self) -> Self:
@@ -132,28 +149,32 @@ class Machine(Section):
     strategy: str = "auto"
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = True
-    progress: bool = Field(True, description="show a progress bar")
+    progress: bool = Field(default=True, description="show a progress bar")
 
 
 class Validation(Section):
     """What is measured every epoch on the subjects held out."""
 
-    every: PositiveInt = Field(1, description="epochs between validations")
-    slices: PositiveInt = Field(6, description="slices of each scan, spread over the brain")
-    monitor: Literal["fa_error", "qa_error", "psnr", "ssim", "nrmse"] = Field("nrmse", description="what `best` means")
+    every: PositiveInt = Field(default=1, description="epochs between validations")
+    slices: PositiveInt = Field(default=6, description="slices of each scan, spread over the brain")
+    monitor: Literal["fa_error", "qa_error", "psnr", "ssim", "nrmse"] = Field(
+        default="nrmse", description="what `best` means"
+    )
     images: bool = True
 
 
 class Configuration(Section):
     """Everything a training run depends on."""
 
-    name: str = Field("model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    name: str = Field(default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: Path = Path("training")
     task: Literal["super-resolution", "denoising", "ssfd"] = "super-resolution"
     scales: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (2,)
     normalisation: Literal["volume", "paper"] = "volume"
     seed: NonNegativeInt = 0
-    resume: bool = Field(False, description="continue from the last epoch in `output`, or start where there is none")
+    resume: bool = Field(
+        default=False, description="continue from the last epoch in `output`, or start where there is none"
+    )
     data: Data
     network: Network = Network()
     degradation: Degradation = Degradation()

@@ -23,7 +23,7 @@ def figures(
     middle = case.low.shape[0] // 2
     volume = int(np.argmax(case.reference.bvals))
     shown = [dwi.signal[:, :, middle, volume].T for dwi in (case.reference, baseline, test)]
-    white = np.percentile(shown[0], 99.5)
+    white = float(np.percentile(shown[0], 99.5))
     grey = np.clip(np.concatenate(shown, axis=1) / max(white, 1e-12), 0, 1)
     images = {"slice: reference, sinc, network": np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)}
     for name, difference in differences.items():

@@ -56,7 +56,7 @@ def predict(network: Callable, case: Case, slice_input: SliceInput, device: torc
     """The network's slices, in signal units."""
     scan = case.scan
     assembler = SliceAssembler(slice_input, scan.bvals, scan.bvecs, scan.normalisation)
-    results = np.empty(case.reference.signal.T.shape, np.float32)
+    results = np.empty(case.reference.signal.shape[::-1], np.float32)
     for n, slab in enumerate(case.low):
         for volumes in torch.arange(scan.shape[1]).split(AT_ONCE):
             shown = assembler(torch.from_numpy(slab), volumes).to(device, memory_format=torch.channels_last)
