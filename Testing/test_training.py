@@ -276,13 +276,14 @@ def test_two_processes_equal_one_that_accumulates(scans, tmp_path):
 
 def test_fine_tuning_starts_from_the_checkpoint(scans, tmp_path):
     x2 = train(config(scans, tmp_path / "x2"))
-    arguments = {"width": 8, "scales": [2, 3]}
-    changes = {"network__arguments": arguments, "network__start_from": str(x2), "scales": [3]}
+    changes = {"network": {"start_from": str(x2)}, "scales": [3]}
     still = {"schedule__learning_rate": 1e-12, "schedule__weight_decay": 0.0, "schedule__ema": None}
     x3 = train(config(scans, tmp_path / "x3", **changes, **still))
     before, after = weights_of(x2), weights_of(x3)
     assert all(torch.allclose(after[name], before[name], atol=1e-6) for name in before)
-    assert load_checkpoint(x3).card.scales == (3,)
+    card = load_checkpoint(x3).card
+    assert card.scales == (3,)
+    assert card.arguments == {"width": 8, "scales": [2, 3]}
     with pytest.raises(InputError, match="arguments"):
         train(config(scans, tmp_path / "bad", network__start_from=str(x2), network__arguments={"width": 12}))
 

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from .. import __version__
-from ..checkpoints import Card, load_checkpoint, save_checkpoint
+from ..checkpoints import Card, load_checkpoint, read_card, save_checkpoint
 from ..degradation import degrade
 from ..engine import resolve_device, resolve_precision
 from ..errors import InputError
@@ -62,6 +62,7 @@ def train(config: Configuration) -> Path:
         check_same_run(config, output / "configuration.yaml")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
+    config = completed(config)
     network = make_network(config)
     loss = build_loss(config.loss)
     joint = None
@@ -97,6 +98,19 @@ def train(config: Configuration) -> Path:
         save_checkpoint(exported, weights, make_card(config, data, module, stored["progress"]), overwrite=True)
     trainer.strategy.barrier()
     return exported
+
+
+def completed(config: Configuration) -> Configuration:
+    """Without arguments of its own, a network is that of the checkpoint it starts from, served scales added."""
+    wanted = config.network
+    if wanted.start_from is None or wanted.arguments:
+        return config
+    card = read_card(wanted.start_from)
+    arguments = dict(card.arguments)
+    if "scales" in arguments:
+        arguments["scales"] = sorted({*arguments["scales"], *config.scales})
+    network = wanted.model_copy(update={"architecture": card.architecture, "arguments": arguments})
+    return config.model_copy(update={"network": network})
 
 
 def make_network(config: Configuration) -> Any:
