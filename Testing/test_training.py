@@ -251,6 +251,7 @@ def test_an_interrupted_run_continues_bit_for_bit(scans, tmp_path, monkeypatch):
         train(config(scans, tmp_path / "parts", resume=True, schedule__learning_rate=1.0, **changes))
 
 
+@pytest.mark.timeout(600)
 def test_two_processes_equal_one_that_accumulates(scans, tmp_path):
     single = train(config(scans, tmp_path / "one", schedule__accumulate=2))
     path = tmp_path / "two.yaml"
@@ -263,7 +264,7 @@ def test_two_processes_equal_one_that_accumulates(scans, tmp_path):
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=550,
     )
     assert done.returncode == 0, done.stderr
     double = tmp_path / "two" / "model.safetensors"
