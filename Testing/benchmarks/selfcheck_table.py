@@ -1,0 +1,216 @@
+"""How often each self-check fires when it should and when it should not, on real scans with injected faults.
+
+    python Testing/benchmarks/selfcheck_table.py ../shared/data [--checkpoint default] [--table FILE.tsv]
+
+Every scan is lowered in resolution by 2 and super-resolved. Its domain ranges are those of the *other* scans (scans of
+one session count as one), so that it is judged as a scan from a scanner never seen. Faults: grids multiplied into the
+output; a checkpoint whose last layer was retrained to produce one; the output of a wrong scale; an input of a wrong
+voxel size; a uniform phantom; inverted contrast; b-values of another protocol; half the head missing; heavy noise.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+import DWISuperResLib as dsr
+from DWISuperResLib.checkpoints import Card, Checkpoint, load_checkpoint
+from DWISuperResLib.degradation import foreground_b0, rician
+from DWISuperResLib.dwi import DWI
+from DWISuperResLib.engine import super_resolve, super_resolve_with_uncertainty
+from DWISuperResLib.errors import InputError
+from DWISuperResLib.interpolation import operator
+from DWISuperResLib.selfchecks import domain_range, domain_statistics, self_checks
+
+SCALE = 2
+SESSIONS = {"siemens_decub_hfp": "siemens_decub", "siemens_decub_hfs": "siemens_decub"}
+KINDS = {
+    "grid signal": "grid artefacts in signal",
+    "grid FA": "grid artefacts in FA",
+    "consistency": "consistency",
+    "voxel size": ("domain: in-plane", "domain: slice"),
+    "b-value": "domain: b-value",
+    "SNR": "domain: SNR",
+    "intensities": "domain: intensities",
+    "anatomy": "domain: anatomy",
+    "spread": "ensemble spread of the signal",
+    "FA spread": "ensemble spread of FA",
+}
+EXPECTED = {
+    "grid of 2 voxels, 5 %": ("grid signal", "grid FA"),
+    "grid of 4 voxels, 5 %": ("grid signal", "grid FA"),
+    "grid of 8 voxels, 5 %": ("grid signal", "grid FA"),
+    "checkpoint that makes grids": ("grid signal", "grid FA"),
+    "output of scale 3": ("consistency",),
+    "voxels of 1 mm in the header": ("voxel size", "anatomy"),
+    "uniform phantom": ("intensities",),
+    "inverted contrast": ("intensities",),
+    "b-values x 4": ("b-value", "intensities"),
+    "half the head": ("anatomy",),
+    "heavy noise": ("SNR",),
+}
+
+
+def read(path: Path) -> DWI:
+    """A scan, at most 20 weighted volumes and one b0 of it."""
+    dwi = dsr.read_dwi(path)
+    kept = np.sort(np.concatenate((np.flatnonzero(dwi.is_b0)[:1], np.flatnonzero(~dwi.is_b0)[:20])))
+    return select(dwi, kept)
+
+
+def select(dwi: DWI, volumes) -> DWI:
+    return replace(
+        dwi, signal=np.asfortranarray(dwi.signal[..., volumes]), bvals=dwi.bvals[volumes], bvecs=dwi.bvecs[volumes]
+    )
+
+
+def low_faults(low: DWI) -> Iterator[tuple[str, DWI]]:
+    """Inputs that no checkpoint was made for."""
+    rng = np.random.default_rng(0)
+    size = np.diag([*(1.0 / low.voxel_sizes), 1.0])
+    yield "voxels of 1 mm in the header", replace(low, affine=low.affine @ size)
+    yield "b-values x 4", replace(low, bvals=low.bvals * 4)
+    top = np.quantile(low.signal, 0.999, axis=(0, 1, 2))
+    head = low.signal > 0.1 * top
+    yield "inverted contrast", replace(low, signal=np.where(head, np.maximum(1.1 * top - low.signal, 0), low.signal))
+    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in low.spatial_shape), indexing="ij"))
+    inside = (grid**2).sum(0) < 0.6
+    water = inside[..., None] * 1000 * np.exp(-low.bvals * 2e-3)
+    yield "uniform phantom", replace(low, signal=rician(water.astype(np.float32), 20.0, rng))
+    third = low.signal.copy()
+    third[:, :, : low.spatial_shape[2] * 5 // 9] = 0
+    yield "half the head", replace(low, signal=third)
+    yield "heavy noise", replace(low, signal=rician(low.signal, 0.25 * foreground_b0(low), rng))
+
+
+def high_faults(low: DWI, high: DWI) -> Iterator[tuple[str, DWI]]:
+    """Outputs with something wrong."""
+    i, j = np.indices(high.spatial_shape[:2])
+    for period in (2, 4, 8):
+        # Every other volume, as a network's grid differs with contrast.
+        wave = np.cos(2 * np.pi * i / period) * np.cos(2 * np.pi * j / period)
+        gain = 1 + 0.05 * wave[:, :, None, None] * (np.arange(high.n_volumes) % 2)
+        yield f"grid of {period} voxels, 5 %", replace(high, signal=high.signal * gain.astype(np.float32))
+    wrong = []
+    for axis in (0, 1):
+        n = low.spatial_shape[axis]
+        middle = slice(n // 2, n // 2 + SCALE * n)
+        wrong.append(operator(n, 3, "linear")[middle])
+    signal = np.einsum("ai,bj,ijzn->abzn", *wrong, low.signal, optimize=True)
+    yield "output of scale 3", replace(high, signal=signal.astype(np.float32))
+
+
+def makes_grids(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with one sub-pixel of its last layer brighter."""
+    weights = {key: value.clone() for key, value in checkpoint.weights.items()}
+    bias = next(key for key in weights if key.startswith(f"tails.{SCALE}") and key.endswith("bias"))
+    weights[bias][0] += 0.15
+    return replace(checkpoint, weights=weights)
+
+
+def fired(checks) -> dict[str, bool]:
+    found = {}
+    for kind, prefix in KINDS.items():
+        states = [check.fired for check in checks if check.name.startswith(prefix)]
+        if states:
+            found[kind] = any(states)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--table", type=Path, help="write value, threshold and outcome of every single check")
+    arguments = parser.parse_args()
+    paths = {path.parent.name: path for path in sorted(arguments.data.glob("*/*.nii.gz"))}
+    scans = {name: read(path) for name, path in paths.items()}
+    lows = {name: dsr.degrade(dwi, SCALE) for name, dwi in scans.items()}
+    statistics = {name: domain_statistics(low) for name, low in lows.items()}
+    try:
+        checkpoint = load_checkpoint(arguments.checkpoint)
+    except InputError as error:
+        print(f"No network: {error} The sinc interpolation stands in for it.")
+        checkpoint = None
+    counts: dict[str, dict[str, list[int]]] = defaultdict(lambda: defaultdict(lambda: [0, 0]))
+    lines = ["scan\tfault\tcheck\tvalue\tthreshold\tfired"]
+
+    def count(name: str, fault: str, checks) -> None:
+        for kind, state in fired(checks).items():
+            counts[fault][kind][0] += state
+            counts[fault][kind][1] += 1
+        lines.extend(f"{name}\t{fault}\t{c.name}\t{c.value:.4g}\t{c.threshold:.4g}\t{int(c.fired)}" for c in checks)
+
+    for name, low in lows.items():
+        print(f"... {name}", flush=True)
+        others = [o for o in scans if SESSIONS.get(o, o) != SESSIONS.get(name, name)]
+        card = make_card(checkpoint, [lows[o] for o in others], [statistics[o] for o in others])
+        sinc = dsr.interpolate(low, SCALE)
+        count(name, "none (sinc)", self_checks(low, sinc, card, SCALE))
+        for fault, faulty in high_faults(low, sinc):
+            count(name, fault, self_checks(low, faulty, card, SCALE))
+        for fault, faulty in low_faults(low):
+            if fault != "heavy noise" or checkpoint is None:
+                count(name, fault, self_checks(faulty, dsr.interpolate(faulty, SCALE), card, SCALE))
+            else:
+                high, spread = super_resolve_with_uncertainty(faulty, checkpoint, SCALE)
+                count(name, fault, self_checks(faulty, high, card, SCALE, spread))
+        if checkpoint is not None:
+            high, spread = super_resolve_with_uncertainty(low, checkpoint, SCALE)
+            count(name, "none (network)", self_checks(low, high, card, SCALE, spread))
+            grids = super_resolve(low, makes_grids(checkpoint), SCALE)
+            count(name, "checkpoint that makes grids", self_checks(low, grids, card, SCALE))
+    if arguments.table:
+        arguments.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    show(counts)
+
+
+def make_card(checkpoint: Checkpoint | None, lows: list[DWI], statistics: list[dict[str, float]]) -> Card:
+    """A card as if trained on these scans."""
+    ranges = domain_range(statistics)
+    sizes = np.array([low.voxel_sizes for low in lows])
+    weighted = np.concatenate([low.bvals for low in lows])
+    base = checkpoint.card if checkpoint else Card("sinc", "sr_unet", {"scales": [SCALE]}, (SCALE,))
+    return replace(
+        base,
+        voxel_sizes={
+            "in_plane": [float(sizes[:, :2].min()), float(sizes[:, :2].max())],
+            "slice": [float(sizes[:, 2].min()), float(sizes[:, 2].max())],
+        },
+        bvals=(float(weighted.min()), float(weighted.max())),
+        snr=tuple(ranges.pop("snr")),
+        statistics=ranges,
+    )
+
+
+def show(counts) -> None:
+    kinds = [kind for kind in KINDS if any(kind in row for row in counts.values())]
+    print("\nfired / scans (* = should fire)")
+    print("\t".join(["fault".ljust(28), *kinds, "any expected"]))
+    for fault in sorted(counts, key=lambda f: (f in EXPECTED, f)):
+        expected = EXPECTED.get(fault, ())
+        cells = [
+            f"{counts[fault][kind][0]}/{counts[fault][kind][1]}{'*' if kind in expected else ''}"
+            if kind in counts[fault]
+            else "-"
+            for kind in kinds
+        ]
+        best = max((counts[fault][kind] for kind in expected if kind in counts[fault]), default=None)
+        print("\t".join([fault.ljust(28), *cells, f"{best[0]}/{best[1]}" if best else "-"]))
+    for label, wanted in (("hits", True), ("false alarms", False)):
+        total = [
+            cell
+            for fault, row in counts.items()
+            for kind, cell in row.items()
+            if (kind in EXPECTED.get(fault, ())) == wanted and (wanted or fault.startswith("none"))
+        ]
+        print(f"{label}: {sum(c[0] for c in total)} of {sum(c[1] for c in total)} checks")
+
+
+if __name__ == "__main__":
+    main()

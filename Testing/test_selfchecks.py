@@ -1,0 +1,162 @@
+"""Self-checks: quiet on sound results, loud on each fault; noise and propagation against known truths."""
+
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from DWISuperResLib.checkpoints import Card
+from DWISuperResLib.degradation import degrade, rician
+from DWISuperResLib.interpolation import interpolate
+from DWISuperResLib.microstructure import brain_mask, compute_maps
+from DWISuperResLib.phantoms import phantom
+from DWISuperResLib.selfchecks import domain_range, domain_statistics, fa_deviation, noise_level, self_checks
+
+SHAPE, VOXEL, SHELLS = (80, 96, 6), (2.0, 2.0, 5.0), ((0, 2), (1000, 20))
+
+
+@pytest.fixture(scope="module")
+def low():
+    return degrade(phantom(SHAPE, VOXEL, shells=SHELLS, snr=25.0), 2)
+
+
+@pytest.fixture(scope="module")
+def high(low):
+    return interpolate(low, 2)
+
+
+@pytest.fixture(scope="module")
+def card(low):
+    other = degrade(phantom(SHAPE, VOXEL, shells=SHELLS, snr=20.0, seed=5), 2)
+    ranges = domain_range([domain_statistics(low), domain_statistics(other)])
+    return Card(
+        "test",
+        "sr_unet",
+        {"scales": [2]},
+        (2,),
+        voxel_sizes={"in_plane": [3.0, 4.0], "slice": [4.0, 6.0]},
+        bvals=(1000.0, 1000.0),
+        snr=tuple(ranges.pop("snr")),
+        statistics=ranges,
+    )
+
+
+def fired(checks):
+    return {check.name.rsplit(" (", 1)[0] for check in checks if check.fired}
+
+
+def test_a_sound_result_passes_every_check(low, high, card):
+    checks = self_checks(low, high, card, 2, uncertainty=np.full_like(high.signal, 0.1))
+    assert fired(checks) == set()
+    assert [check.name.split(" (")[0] for check in checks] == [
+        "grid artefacts in signal",
+        "grid artefacts in FA",
+        "consistency with the input",
+        "domain: in-plane voxel size",
+        "domain: slice thickness",
+        "domain: b-value",
+        "domain: SNR",
+        "domain: intensities",
+        "domain: anatomy",
+        "ensemble spread of the signal",
+        "ensemble spread of FA",
+    ]
+    for check in checks:
+        assert np.isfinite(list(map(float, (check.value, check.threshold)))).all()
+        assert check.advice.endswith(".")
+        assert set(asdict(check)) == {"name", "value", "threshold", "fired", "advice"}
+
+
+@pytest.mark.parametrize("period", [2, 4, 8])
+def test_grids_are_found_in_signal_and_fa(low, high, period):
+    i, j = np.indices(high.spatial_shape[:2])
+    wave = np.cos(2 * np.pi * i / period) * np.cos(2 * np.pi * j / period)
+    gain = 1 + 0.08 * wave[:, :, None, None] * (np.arange(high.n_volumes) % 2)
+    checks = self_checks(low, replace(high, signal=high.signal * gain.astype(np.float32)), None, 2)
+    assert {"grid artefacts in signal", "grid artefacts in FA"} <= fired(checks)
+    assert f"every {period} voxels" in checks[0].advice
+
+
+def test_consistency_is_measured_in_units_of_the_noise(low, high):
+    noise = noise_level(low, brain_mask(low))
+    shifted = replace(high, signal=high.signal + np.float32(3 * noise))
+    check = next(c for c in self_checks(low, shifted, None, 2) if c.name.startswith("consistency"))
+    assert check.value == pytest.approx(3, rel=0.01)
+    assert check.fired
+
+
+def test_consistency_uses_the_degradation_of_the_card(low):
+    area = degrade(phantom(SHAPE, VOXEL, shells=SHELLS, snr=25.0), 2, model="area")
+    high = interpolate(area, 2, method="nearest")
+    card = Card("test", "sr_unet", {"scales": [2]}, (2,), degradation={"model": "area"})
+    check = next(c for c in self_checks(area, high, card, 2) if c.name.startswith("consistency"))
+    assert check.value == pytest.approx(0, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("domain: in-plane voxel size", lambda d: replace(d, affine=d.affine @ np.diag([0.25, 0.25, 1, 1]))),
+        ("domain: slice thickness", lambda d: replace(d, affine=d.affine @ np.diag([1, 1, 4, 1]))),
+        ("domain: b-value", lambda d: replace(d, bvals=d.bvals * 3)),
+        ("domain: SNR", lambda d: replace(d, signal=rician(d.signal, 300.0, np.random.default_rng(0)))),
+        ("domain: intensities", lambda d: replace(d, signal=(d.signal > 60) * np.maximum(2000 - d.signal, 0))),
+        ("domain: anatomy", lambda d: replace(d, signal=d.signal * (np.arange(6) > 3)[None, None, :, None])),
+    ],
+)
+def test_an_input_unlike_the_training_data_is_noticed(low, card, name, change):
+    changed = change(low)
+    checks = self_checks(changed, interpolate(changed, 2, axis=2), card, 2, axis=2)
+    assert name in fired(checks)
+
+
+def test_checks_that_cannot_be_made_are_left_out(low):
+    few = replace(low, signal=low.signal[..., :5], bvals=low.bvals[:5], bvecs=low.bvecs[:5])
+    names = {c.name.split(" (")[0] for c in self_checks(few, interpolate(few, 2), None, 2)}
+    assert names == {"grid artefacts in signal", "consistency with the input"}
+
+
+def test_a_wild_ensemble_is_noticed(low, high):
+    checks = self_checks(low, high, None, 2, uncertainty=np.full_like(high.signal, 200.0))
+    assert {"ensemble spread of the signal", "ensemble spread of FA"} <= fired(checks)
+
+
+@pytest.mark.parametrize("sigma", [10.0, 30.0])
+def test_noise_level_is_that_of_the_noise(sigma):
+    clean = phantom((40, 48, 5), (4.0, 4.0, 5.0), shells=((0, 3), (1000, 30)), snr=None)
+    noisy = replace(clean, signal=rician(clean.signal, sigma, np.random.default_rng(0)))
+    mask = brain_mask(clean) & (compute_maps(clean, ("fa",))["fa"] < 0.3)
+    assert noise_level(noisy, mask) == pytest.approx(sigma, rel=0.15)
+
+
+def test_noise_level_on_repeated_measurements(shared_data):
+    from DWISuperResLib.io import read_dwi
+
+    scan = read_dwi(shared_data / "siemens_b15_dti20" / "siemens_b15_dti20.nii.gz")
+    thin = replace(scan, signal=np.asfortranarray(scan.signal[:, :, 25:35]))
+    mask = brain_mask(thin)
+    difference = thin.signal[..., 1:21] - thin.signal[..., 22:42]
+    measured = np.median(np.abs(difference[mask])) / 0.6745 / np.sqrt(2)
+    assert noise_level(thin, mask) == pytest.approx(measured, rel=0.1)
+
+
+def test_fa_deviation_equals_monte_carlo():
+    scan = phantom((12, 14, 2), (10.0, 10.0, 20.0), shells=SHELLS, snr=None)
+    inside = compute_maps(scan, ("fa",), mask=brain_mask(scan))["fa"] > 0.3
+    signal = scan.signal[inside]
+    deviation = np.full_like(signal, 4.0)
+    rng = np.random.default_rng(0)
+    draws = [
+        compute_maps(
+            replace(scan, signal=(signal + 4 * rng.standard_normal(signal.shape)).astype(np.float32)[:, None, None]),
+            ("fa",),
+        )["fa"][:, 0, 0]
+        for _ in range(200)
+    ]
+    found = fa_deviation(signal, deviation, scan.bvals, scan.bvecs)
+    np.testing.assert_allclose(found, np.std(draws, axis=0), rtol=0.3)
+    assert np.median(found / np.std(draws, axis=0)) == pytest.approx(1, abs=0.05)
+
+
+def test_domain_range_spans_its_scans():
+    assert domain_range([{"a": 1.0, "b": 2.0}, {"a": 3.0}]) == {"a": [1.0, 3.0], "b": [2.0, 2.0]}
