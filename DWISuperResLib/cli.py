@@ -93,6 +93,13 @@ def _number_or_none(text: str) -> float | None:
     return None if text.lower() == "none" else float(text)
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not (name and separator and value):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dwi-superres",
@@ -279,6 +286,25 @@ def _add_study_commands(subparsers) -> None:
         "--noise", type=float, nargs="+", default=[1.0, 5.0, 10.0, 20.0], metavar="PERCENT",
         help="Rician noise in percent of the mean b0 signal (default: 1 5 10 20)",
     )  # fmt: skip
+
+    command = _add(
+        studies, "metrics", commands.study_metrics, "find which metric foretells the errors of FA, QA and direction",
+        "study metrics scans/*.nii.gz --output metrics", writes=False,
+    )  # fmt: skip
+    command.add_argument("data", nargs="+", help="DWI files, folders searched for them, or patterns")
+    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="study folder; resumed if it exists")
+    command.add_argument("--scales", type=int, nargs="+", help="in-plane factors (default: 2 3)")
+    command.add_argument("--snr", type=float, nargs="+", help="noise levels (default: 20 10)")
+    command.add_argument("--checkpoints", nargs="*", metavar="NAME|FILE", help="networks (default: all that ship)")
+    command.add_argument("--distances", nargs="*", metavar="NAME", help="deep distances (default: all at hand)")
+    command.add_argument(
+        "--weights", nargs="+", type=_pair, default=[], metavar="DISTANCE=FILE", help="trained weights, or =untrained"
+    )
+    command.add_argument("--download", action="store_true", help="fetch trained weights that are not at hand")
+    command.add_argument("--readers", metavar="CSV", help="scores with the columns scan, version, reader, score")
+    command.add_argument("--slices", type=int, help="of each scan (default: 6)")
+    command.add_argument("--seed", type=int, help="default: 42")
+    command.add_argument("--keep-images", action="store_true", help="write every version for readers to score")
 
 
 def _add_study(command) -> None:

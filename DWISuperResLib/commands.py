@@ -202,6 +202,18 @@ def study_untrained(arguments: argparse.Namespace, report: Reporter) -> None:
     report.result(f"Wrote {page}", report=str(page))
 
 
+def study_metrics(arguments: argparse.Namespace, report: Reporter) -> None:
+    """Run the study of what foretells errors of microstructure maps."""
+    report.status("Loading PyTorch")
+    from .studies.metrics import run_metric_study
+
+    names = ("scales", "snr", "checkpoints", "distances", "download", "readers", "slices", "seed", "keep_images")
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    weights = dict(arguments.weights)
+    page = run_metric_study(arguments.data, arguments.output, weights=weights, **options, progress=report)
+    report.result(f"Wrote {page}", report=str(page))
+
+
 def _study_options(arguments: argparse.Namespace) -> dict[str, Any]:
     names = ("held_out", "subject", "minutes", "steps", "seed", "patch", "batch", "test_slices", "accelerator")
     return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
