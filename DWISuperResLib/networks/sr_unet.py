@@ -46,10 +46,10 @@ class SRUNet(nn.Module):
     def __init__(
         self,
         scales: Sequence[int] = (2, 3),
-        width: int = 48,
-        blocks: Sequence[int] = (1, 1, 2),
+        width: int = 32,
+        blocks: Sequence[int] = (1, 2, 3),
         neighbours: int = 1,
-        guidance: Sequence[str] = (),
+        guidance: Sequence[str] = ("mean_b0", "mean_dwi"),
         band_limited: bool = True,
     ) -> None:
         super().__init__()
