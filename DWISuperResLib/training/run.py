@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,8 @@ FREE = {
 }
 """What may change when a run is resumed; a longer schedule than before is another course of the learning rate."""
 DESCRIBED = 20
+EXPECTED = ("Checkpoint directory .* exists", "Found .* in eval mode", ".*LeafSpec", ".*does not have many workers")
+"""Warnings of Lightning about what is meant: frozen feature networks, batches made faster than steps by one worker."""
 PRECISIONS: dict[torch.dtype | None, Any] = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
 
@@ -89,7 +92,10 @@ def train(config: Configuration) -> Path:
     if trainer.is_global_zero:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         (output / "configuration.yaml").write_text(text, encoding="utf-8")
-    trainer.fit(module, data, ckpt_path=last if config.resume and last.exists() else None, weights_only=True)
+    with warnings.catch_warnings():
+        for message in EXPECTED:
+            warnings.filterwarnings("ignore", message)
+        trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
     exported = output / f"{config.name}.safetensors"
     if trainer.is_global_zero:
         stored = torch.load(best.best_model_path or last, map_location="cpu", weights_only=True)

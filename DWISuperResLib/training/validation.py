@@ -56,12 +56,13 @@ def predict(network: Callable, case: Case, slice_input: SliceInput, device: torc
     """The network's slices, in signal units."""
     scan = case.scan
     assembler = SliceAssembler(slice_input, scan.bvals, scan.bvecs, scan.normalisation)
-    results = np.empty(case.reference.signal.shape[::-1], np.float32)
+    width, height, slices, count = case.reference.signal.shape
+    results = np.empty((count, slices, height, width), np.float32)
     for n, slab in enumerate(case.low):
-        for volumes in torch.arange(scan.shape[1]).split(AT_ONCE):
+        for volumes in torch.arange(count).split(AT_ONCE):
             shown = assembler(torch.from_numpy(slab), volumes).to(device, memory_format=torch.channels_last)
             images = assembler.restore(network(shown, case.scale).float(), volumes)[:, 0].clamp_min(0)
-            results[volumes, n] = images[:, : results.shape[2], : results.shape[3]].cpu().numpy()
+            results[volumes, n] = images[:, :height, :width].cpu().numpy()
     return _as_dwi(results.swapaxes(0, 1), scan)
 
 
