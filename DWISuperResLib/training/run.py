@@ -57,6 +57,7 @@ def train(config: Configuration) -> Path:
     ProcessingError
         If the loss ceases to be finite.
     """
+    config = completed(config)
     output = config.output
     last = output / "last.ckpt"
     if last.exists() and not config.resume:
@@ -65,7 +66,6 @@ def train(config: Configuration) -> Path:
         check_same_run(config, output / "configuration.yaml")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
-    config = completed(config)
     network = make_network(config)
     loss = build_loss(config.loss)
     joint = None
@@ -91,7 +91,9 @@ def train(config: Configuration) -> Path:
     trainer = make_trainer(config, best, validates=bool(data.held_out))
     if trainer.is_global_zero:
         text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-        (output / "configuration.yaml").write_text(text, encoding="utf-8")
+        # Whole at every moment: other processes read it when they resume.
+        (output / "configuration.part").write_text(text, encoding="utf-8")
+        (output / "configuration.part").replace(output / "configuration.yaml")
     with warnings.catch_warnings():
         for message in EXPECTED:
             warnings.filterwarnings("ignore", message)
