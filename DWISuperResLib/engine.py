@@ -27,7 +27,21 @@ MIN_FOREGROUND = 0.01
 """A slice with a smaller share of foreground voxels lies outside the head: it is interpolated, not predicted."""
 
 
-def super_resolve(dwi: DWI, checkpoint: str | Checkpoint = "default", scale: int = 2, **options) -> DWI:
+def super_resolve(
+    dwi: DWI,
+    checkpoint: str | Checkpoint = "default",
+    scale: int = 2,
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    axis: int | str | None = None,
+    ensemble: bool = False,
+    consistent: bool = False,
+    mask: NDArray[np.bool_] | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> DWI:
     """Super-resolve a scan in-plane.
 
     Slices outside the head (under 1 % foreground voxels, or outside `mask`) hold the sinc interpolation.
@@ -39,18 +53,26 @@ def super_resolve(dwi: DWI, checkpoint: str | Checkpoint = "default", scale: int
         A shipped name, a `.safetensors` file, or one already loaded.
     scale : int
         In-plane factor, one of the checkpoint's.
-    **options
-        device : {"auto", "cpu", "cuda", "mps"} or any torch device; auto takes CUDA, then MPS, then the CPU.
-        precision : {"auto", "fp32", "bf16", "fp16"}; auto takes bf16 where the device computes in it.
-        axis : slice axis, see `grid.slice_axis`.
-        ensemble : bool; mean over the eight flips and rotations of each slice.
-        consistent : bool; project the result onto the images that, degraded again by the checkpoint's degradation
-        model, equal the input: the limit of iterative back-projection (Irani & Peleg 1991,
-        doi:10.1016/1049-9652(91)90045-L) in closed form.
-        mask : (X, Y, Z) bool array; slices without a voxel in it are interpolated.
-        batch_size : int; slices computed at once, by default chosen for the device.
-        progress : callable (fraction, message).
-        cancel : callable returning True to stop.
+    device : {"auto", "cpu", "cuda", "mps"} or any torch device
+        auto takes CUDA, then MPS, then the CPU.
+    precision : {"auto", "fp32", "bf16", "fp16"}
+        auto takes bf16 where the device computes in it.
+    axis : optional
+        Slice axis, see `grid.slice_axis`.
+    ensemble : bool
+        Mean over the eight flips and rotations of each slice.
+    consistent : bool
+        Project the result onto the images that, degraded again by the checkpoint's degradation model, equal the
+        input: the limit of iterative back-projection (Irani & Peleg 1991, doi:10.1016/1049-9652(91)90045-L) in closed
+        form.
+    mask : array (X, Y, Z), optional
+        Slices without a voxel in it are interpolated.
+    batch_size : int, optional
+        Slices computed at once; by default chosen for the device. When memory runs out it is halved.
+    progress : callable, optional
+        Called with (fraction, message).
+    cancel : callable, optional
+        Asked between batches; returns True to stop.
 
     Returns
     -------
@@ -65,7 +87,8 @@ def super_resolve(dwi: DWI, checkpoint: str | Checkpoint = "default", scale: int
     Cancelled
         If `cancel` said so.
     """
-    return _process(dwi, checkpoint, scale, _Options(**options))[0]
+    options = _Options(device, precision, axis, ensemble, consistent, mask, batch_size, progress, cancel)
+    return _process(dwi, checkpoint, scale, options)[0]
 
 
 def super_resolve_with_uncertainty(
@@ -81,7 +104,8 @@ def super_resolve_with_uncertainty(
         The result; the standard deviation over the eight flips and rotations in signal units (before the projection
         of `consistent`), zero where slices are interpolated.
     """
-    result, spread = _process(dwi, checkpoint, scale, _Options(**{**options, "ensemble": True}), keep_spread=True)
+    options["ensemble"] = True
+    result, spread = _process(dwi, checkpoint, scale, _Options(**options), keep_spread=True)
     assert spread is not None
     return result, spread
 
