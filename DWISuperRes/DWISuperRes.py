@@ -18,6 +18,7 @@ from slicer.util import VTKObservationMixin
 if importlib.util.find_spec("DWISuperResLib") is None:  # run from the source tree, where the library lies one folder up
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
+from DWISuperResLib.gui import self_test
 from DWISuperResLib.gui.logic import Logic
 from DWISuperResLib.gui.panel import Panel
 from DWISuperResLib.gui.parameters import ParameterNode
@@ -52,9 +53,9 @@ class DWISuperResWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
     """Loads the panel and tells it when scenes and modules come and go."""
 
     def __init__(self, parent=None):
-        ScriptedLoadableModuleWidget.__init__(self, parent)
         VTKObservationMixin.__init__(self)
         self.logic = self.panel = None
+        ScriptedLoadableModuleWidget.__init__(self, parent)  # without a parent it calls setup
 
     def setup(self):
         """Build the panel."""
@@ -122,12 +123,23 @@ class DWISuperResLogic(Logic, ScriptedLoadableModuleLogic):
 class DWISuperResTest(ScriptedLoadableModuleTest):
     """The scenarios of the test suite, inside Slicer."""
 
-    def runTest(self):
-        """Run all of them, each in an empty scene."""
-        from DWISuperResLib.gui.self_test import SCENARIOS
-
-        for scenario in SCENARIOS:
-            slicer.mrmlScene.Clear(0)
-            self.delayDisplay(scenario.__doc__.splitlines()[0])
-            scenario(DWISuperResLogic)
+    def setUp(self):
+        """An empty scene."""
         slicer.mrmlScene.Clear(0)
+
+    def test_nodes(self):
+        self_test.check_nodes()
+
+    def test_panel(self):
+        widget = DWISuperResWidget()
+        try:
+            self_test.check_panel(widget)
+        finally:
+            widget.cleanup()
+            widget.parent.hide()
+
+    def test_comparison(self):
+        self_test.check_comparison(DWISuperResLogic())
+
+    def test_super_resolution(self):
+        self_test.check_super_resolution(DWISuperResLogic())

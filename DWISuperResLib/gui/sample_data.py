@@ -25,8 +25,12 @@ def register_sample_data() -> None:
 
 
 def make_phantom(_source=None) -> list:
-    """A numerical brain phantom (1 b0 and 30 directions at b = 1000 s/mm², noise-free) in a new DWI node."""
+    """A numerical brain phantom (2 b0 and 30 directions at b = 1000 s/mm², SNR 30) in a new DWI node."""
+    import slicer.util
+
     from .. import mrml
     from ..phantoms import phantom
 
-    return [mrml.add_dwi_node(phantom(), "DWI phantom")]
+    with slicer.util.WaitCursor():
+        dwi = phantom(supersampling=2, shells=((0, 2), (1000, 30)))
+    return [mrml.add_dwi_node(dwi, "DWI phantom")]

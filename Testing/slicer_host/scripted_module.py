@@ -22,6 +22,8 @@ class ScriptedLoadableModuleWidget:
             self.parent.setLayout(qt.QVBoxLayout())
         self.parent.isEntered = True
         self.layout = self.parent.layout()
+        if not parent:
+            self.setup()
 
     def setup(self):
         pass

@@ -1,0 +1,531 @@
+"""The real .ui and the real widget in the minimal host: every control both ways, Apply, progress, Cancel, failures."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="needs slicer-core (pip install dwi-superres[slicer])")
+pytest.importorskip("PySide6", reason="needs PySide6-Essentials (pip install dwi-superres[slicer])")
+
+import slicer
+import slicer.util
+
+from DWISuperResLib import mrml
+from DWISuperResLib.checkpoints import Card
+from DWISuperResLib.dwi import DWI
+from DWISuperResLib.errors import Cancelled, InputError, MissingDependencyError, ProcessingError
+
+from .slicer_host import start
+
+FAKE = Path(__file__).parent / "slicer_host" / "fake_child.py"
+CARD = Card(
+    name="tiny",
+    architecture="sr_unet",
+    arguments={},
+    scales=(2, 4),
+    voxel_sizes={"in_plane": [1.5, 2.5], "slice": [2, 3]},
+    bvals=(800, 1200),
+    training={"scans": 7},
+    scores={"fa_mae": 0.03},
+    loss={"l1": 1.0},
+    licence="CC-BY <b>4.0</b>",
+)
+
+
+class NoDependencies:
+    """Everything is there."""
+
+    def ensure(self):
+        pass
+
+    def ensure_readers(self):
+        pass
+
+
+@pytest.fixture
+def host():
+    host = start()
+    host.new_scene()
+    yield host
+    host.main_window = "a window"
+    host.new_scene()
+
+
+@pytest.fixture
+def launcher(tmp_path):
+    """An executable that takes PythonSlicer's place and runs the fake child."""
+    path = tmp_path / "Python Slicer ü"
+    path.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S "{FAKE}" "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+@pytest.fixture
+def widget(host, launcher, monkeypatch, tmp_path):
+    """The module's widget with two checkpoints and the fake child; temporary folders go to tmp_path."""
+    from DWISuperResLib.gui import model_section
+
+    def read_card(name):
+        if str(name).endswith("broken.safetensors"):
+            raise InputError(f"{name} is no checkpoint.")
+        return CARD
+
+    monkeypatch.setattr(model_section, "read_card", read_card)
+    monkeypatch.setattr(model_section, "shipped_checkpoints", lambda: ["default", "other"])
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path))
+    monkeypatch.setenv("FAKE_CHILD_PIDS", str(tmp_path / "pids"))
+    module = host.load_module()
+    widget = module.DWISuperResWidget(slicer.qMRMLWidget())
+    widget.logic = module.DWISuperResLogic(python=launcher, dependencies=NoDependencies())
+    widget.setup()
+    yield widget
+    widget.cleanup()
+
+
+@pytest.fixture
+def scan(widget, small_dwi):
+    node = mrml.add_dwi_node(small_dwi, "scan")
+    widget.panel.parameters.inputVolume = node
+    return node
+
+
+def folders(tmp_path):
+    return list(tmp_path.glob("DWISuperRes-*"))
+
+
+def test_every_parameter_has_one_widget(widget):
+    import qt
+
+    names = [w.property("SlicerParameterName") for w in widget.panel.widget.findChildren(qt.QWidget)]
+    bound = [name for name in names if name] + ["checkpoint", "scale"]
+    assert sorted(bound) == sorted(type(widget.panel.parameters).allParameters)
+
+
+def controls(ui, second, label):
+    """Widget, how the user changes it, and the value it then has."""
+    from DWISuperResLib.gui import parameters as p
+
+    return {
+        "inputVolume": (lambda: ui.inputSelector.setCurrentNode(second), second),
+        "checkpoint": (lambda: setattr(ui.checkpointComboBox, "currentIndex", 1), "other"),
+        "scale": (lambda: setattr(ui.scaleComboBox, "currentIndex", 1), 4),
+        "device": (lambda: setattr(ui.deviceComboBox, "currentIndex", 1), p.Device.CPU),
+        "precision": (lambda: setattr(ui.precisionComboBox, "currentIndex", 1), p.Precision.FP32),
+        "sliceAxis": (lambda: setattr(ui.sliceAxisComboBox, "currentIndex", 3), p.SliceAxis.K),
+        "ensemble": (ui.ensembleCheckBox.click, True),
+        "consistent": (ui.consistentCheckBox.click, True),
+        "uncertainty": (ui.uncertaintyCheckBox.click, True),
+        "outputVolume": (lambda: ui.outputSelector.setCurrentNode(second), second),
+        "simulatedScale": (lambda: setattr(ui.simulatedScaleSpinBox, "value", 4), 4),
+        "simulatedModel": (
+            lambda: setattr(ui.simulatedModelComboBox, "currentIndex", 1),
+            p.DegradationModel.GAUSSIAN,
+        ),
+        "simulatedSNR": (lambda: setattr(ui.simulatedSnrSpinBox, "value", 25.0), 25.0),
+        "referenceVolume": (lambda: ui.referenceSelector.setCurrentNode(second), second),
+        "testVolume": (lambda: ui.testSelector.setCurrentNode(second), second),
+        "maskNode": (lambda: ui.maskSelector.setCurrentNode(label), label),
+        "computeMD": (ui.mdCheckBox.click, True),
+        "computeISO": (ui.isoCheckBox.click, True),
+        "computeGFA": (ui.gfaCheckBox.click, True),
+        "displayedMap": (lambda: setattr(ui.mapComboBox, "currentIndex", 1), p.MapName.QA),
+        "chart": (lambda: setattr(ui.chartComboBox, "currentIndex", 1), p.Chart.BLAND_ALTMAN),
+        "exportFolder": (lambda: setattr(ui.exportPathLineEdit, "currentPath", "/tmp/a b"), Path("/tmp/a b")),
+    }
+
+
+def test_every_control_both_ways(widget, scan, small_dwi, host):
+    second = mrml.add_dwi_node(small_dwi, "second")
+    label = slicer.util.addVolumeFromArray(np.ones((4, 10, 12), np.uint8), None, "mask", "vtkMRMLLabelMapVolumeNode")
+    parameters = widget.panel.parameters
+    table = controls(widget.panel.ui, second, label)
+    assert set(table) == set(type(parameters).allParameters)
+    before = {name: getattr(parameters, name) for name in table}
+    shown_before = shown(widget)
+    for name, (change, value) in table.items():
+        change()
+        assert getattr(parameters, name) == value, name
+    shown_after = shown(widget)
+    assert all(shown_before[name] != shown_after[name] for name in shown_before)
+    for name, value in before.items():  # from a script, the widgets follow
+        setattr(parameters, name, value)
+    assert shown(widget) == shown_before
+    assert not host.errors
+
+
+def shown(widget):
+    """What each bound widget shows."""
+    import ctk
+    import qt
+
+    found = {}
+    for child in widget.panel.widget.findChildren(qt.QWidget):
+        if child.property("SlicerParameterName") or child.name in ("checkpointComboBox", "scaleComboBox"):
+            if type(child) is slicer.qMRMLNodeComboBox:
+                found[child.name] = child.currentNode()
+            elif type(child) is qt.QCheckBox:
+                found[child.name] = child.checked
+            elif type(child) is ctk.ctkPathLineEdit:
+                found[child.name] = child.currentPath
+            else:
+                found[child.name] = child.currentText if type(child) is qt.QComboBox else child.value
+    return found
+
+
+def test_tooltips_keyboard_and_mnemonics(widget):
+    import qt
+
+    inputs = (qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QSpinBox, qt.QDoubleSpinBox)
+    letters = []
+    for child in widget.panel.widget.findChildren(qt.QWidget):
+        if isinstance(child, inputs) and not child.name.startswith("qt_"):
+            assert child.toolTip, f"{child.name} has no tooltip"
+        text = child.property("text") if type(child) is not qt.QLabel or child.buddy() else None
+        if isinstance(text, str) and "&" in text and type(child) in (qt.QLabel, qt.QPushButton, qt.QCheckBox):
+            letters.append(text[text.index("&") + 1].lower())
+    assert len(letters) == len(set(letters)) > 10
+    order = Path(__file__).parents[1].joinpath("Resources/UI/DWISuperRes.ui").read_text(encoding="utf-8")
+    stops = [line.split("<tabstop>")[1].split("<")[0] for line in order.splitlines() if "<tabstop>" in line]
+    for earlier, later in (("inputSelector", "checkpointComboBox"), ("applyButton", "referenceSelector")):
+        assert stops.index(earlier) < stops.index(later)
+    assert all(hasattr(widget.panel.ui, name) for name in stops)
+
+
+def test_card_and_warnings(widget, scan, small_dwi):
+    ui = widget.panel.ui
+    assert "×2, ×4" in ui.cardLabel.text
+    assert "scans 7" in ui.cardLabel.text
+    assert "&lt;b&gt;4.0" in ui.cardLabel.text  # a foreign file's words are text, not mark-up
+    assert not ui.modelWarningLabel.text
+    affine = small_dwi.affine @ np.diag([2, 2, 2, 1])
+    widget.panel.parameters.inputVolume = mrml.add_dwi_node(
+        DWI(small_dwi.signal, affine, small_dwi.bvals * 3, small_dwi.bvecs), "coarse"
+    )
+    warnings = ui.modelWarningLabel.text.splitlines()
+    assert [w.split("(")[0] for w in warnings] == [
+        "⚠ The in-plane voxel size of this scan ",
+        "⚠ The slice thickness of this scan ",
+        "⚠ The b-value of this scan ",
+    ]
+    assert "(4 mm)" in warnings[0]
+    assert "1.5 to 2.5 mm" in warnings[0]
+    assert "3000 s/mm²" in warnings[2]
+
+
+def test_a_checkpoint_from_a_file(widget, scan, monkeypatch):
+    import qt
+
+    ui, parameters = widget.panel.ui, widget.panel.parameters
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: ("/models/mine.safetensors", ""), raising=False)
+    parameters.scale = 4
+    ui.browseButton.click()
+    assert parameters.checkpoint == "/models/mine.safetensors"
+    assert ui.checkpointComboBox.currentText == "mine.safetensors"
+    assert parameters.scale == 4
+    assert ui.applyButton.enabled
+    parameters.checkpoint = "/models/broken.safetensors"
+    assert "no checkpoint" in ui.cardLabel.text
+    assert not ui.applyButton.enabled
+
+
+def test_a_scale_that_the_checkpoint_lacks(widget, scan):
+    widget.panel.parameters.scale = 3
+    widget.panel.parameters.checkpoint = "other"
+    assert widget.panel.parameters.scale == 2
+
+
+def test_apply_needs_an_input(widget, small_dwi):
+    ui = widget.panel.ui
+    assert not ui.applyButton.enabled
+    assert "Load or select" in ui.inputInfoLabel.text
+    node = mrml.add_dwi_node(small_dwi, "scan")
+    ui.inputSelector.setCurrentNode(node)
+    assert ui.applyButton.enabled
+    assert "12 × 10 × 4 voxels" in ui.inputInfoLabel.text
+
+
+def test_apply_makes_a_volume(widget, scan, host, tmp_path):
+    ui = widget.panel.ui
+    widget.panel.parameters.uncertainty = True
+    statuses = []
+    ui.applyButton.click()
+    assert ui.applyButton.text == "Cancel"
+    host.wait(lambda: statuses.append(ui.runStatusLabel.text) or not widget.logic.isRunning)
+    assert ui.applyButton.text == "&Apply"
+    assert any("Slice 5 of 9; 2 s left; PyTorch 0 on the processor" in s for s in statuses) or len(statuses) < 20
+    assert "Done" in ui.runStatusLabel.text
+    assert "noisier" in ui.runStatusLabel.text
+    output = widget.panel.parameters.testVolume
+    assert output.GetName() == "scan SR x2"
+    assert slicer.util.getFirstNodeByName("scan SR x2 uncertainty") is not None
+    np.testing.assert_array_equal(mrml.gradient_table(output)[1], mrml.gradient_table(scan)[1])
+    assert output.GetNodeReference("DWISuperRes.Input") is scan
+    assert widget.panel.parameters.referenceVolume is scan
+    assert not host.errors
+    assert not folders(tmp_path)
+
+
+def test_cancel_midway(widget, scan, host, tmp_path, monkeypatch):
+    monkeypatch.setenv("FAKE_CHILD", "slow")
+    ui, nodes = widget.panel.ui, slicer.mrmlScene.GetNumberOfNodes()
+    ui.applyButton.click()
+    host.wait(lambda: ui.runProgressBar.value > 0)
+    assert "1 min 15 s left" in ui.runStatusLabel.text
+    assert not ui.compareButton.enabled
+    pid = int((tmp_path / "pids").read_text().split()[0])
+    ui.applyButton.click()
+    assert ui.applyButton.text == "&Apply"
+    assert "Cancelled" in ui.runStatusLabel.text
+    assert not widget.logic.isRunning
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes
+    assert not host.errors
+    assert not folders(tmp_path)
+
+
+@pytest.mark.parametrize(("behaviour", "sentence"), [("error", "no b0 volume"), ("crash", "code 3")])
+def test_failures_are_shown_once(widget, scan, host, tmp_path, monkeypatch, behaviour, sentence):
+    monkeypatch.setenv("FAKE_CHILD", behaviour)
+    widget.panel.ui.applyButton.click()
+    host.wait(lambda: not widget.logic.isRunning)
+    assert len(host.errors) == 1
+    assert sentence in host.errors[0]
+    assert sentence in widget.panel.ui.runStatusLabel.text
+    assert widget.panel.ui.applyButton.enabled
+    assert not folders(tmp_path)
+
+
+def test_input_that_cannot_be_handed_over(widget, host, small_dwi, tmp_path):
+    short = DWI(small_dwi.signal[..., :5], small_dwi.affine, small_dwi.bvals[:5], small_dwi.bvecs[:5])
+    widget.panel.parameters.inputVolume = mrml.add_dwi_node(short, "short")
+    widget.panel.ui.applyButton.click()
+    assert "5 volumes" in host.errors[0]
+    assert widget.panel.ui.applyButton.text == "&Apply"
+    assert not folders(tmp_path)
+
+
+@pytest.mark.parametrize("how", ["scene", "reload"])
+def test_scene_closed_or_module_reloaded_while_running(widget, scan, host, tmp_path, monkeypatch, how):
+    monkeypatch.setenv("FAKE_CHILD", "slow")
+    widget.panel.ui.applyButton.click()
+    host.wait(lambda: (tmp_path / "pids").exists())
+    if how == "scene":
+        slicer.mrmlScene.Clear(0)
+        assert widget.panel.parameters is not None  # a new, empty one
+        assert widget.panel.parameters.inputVolume is None
+    else:
+        widget.cleanup()
+        assert widget.panel.parameters is None
+    assert not widget.logic.isRunning
+    assert not folders(tmp_path)
+    assert not host.errors
+    host.application.processEvents()
+
+
+def test_a_script_ends_with_its_scene(host, launcher, small_dwi, tmp_path, monkeypatch):
+    """A job that was started without the panel ends with the scene, too."""
+    monkeypatch.setenv("FAKE_CHILD", "slow")
+    monkeypatch.setenv("FAKE_CHILD_PIDS", str(tmp_path / "pids"))
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path))
+    logic = host.load_module().DWISuperResLogic(python=launcher, dependencies=NoDependencies())
+    ended = []
+    job = logic.process(mrml.add_dwi_node(small_dwi, "s"), waitForCompletion=False, onFinished=ended.append)
+    with pytest.raises(InputError, match="running"):
+        logic.superResolve(mrml.add_dwi_node(small_dwi, "s"))
+    slicer.mrmlScene.Clear(0)
+    assert job.state == "cancelled"
+    assert ended == [job]
+    assert not folders(tmp_path)
+
+
+def test_compare_shows_and_exports(widget, scan, small_dwi, host, tmp_path):
+    ui, parameters = widget.panel.ui, widget.panel.parameters
+    assert not ui.exportButton.enabled
+    parameters.referenceVolume = scan
+    parameters.testVolume = mrml.add_dwi_node(small_dwi, "test")
+    parameters.computeMD = True
+    label = slicer.util.addVolumeFromArray(
+        np.ones((4, 10, 12), np.uint8), small_dwi.affine, "mask", "vtkMRMLLabelMapVolumeNode"
+    )
+    parameters.maskNode = label
+    ui.compareButton.click()
+    host.wait(lambda: not widget.logic.isRunning)
+    assert not host.errors
+    nodes = mrml.comparison_nodes()
+    assert {"fa_difference", "qa_test", "md_reference", "statistics", "report"} <= set(nodes)
+    assert "grid pattern" in ui.compareWarningLabel.text
+    charts = {n.GetTitle() for n in slicer.util.getNodesByClass("vtkMRMLPlotChartNode")}
+    assert "FA: Bland-Altman" in charts
+    ui.mapComboBox.currentIndex = 2
+    charts = {n.GetTitle() for n in slicer.util.getNodesByClass("vtkMRMLPlotChartNode")}
+    assert "MD: Bland-Altman" in charts
+    ui.mapComboBox.currentIndex = 4
+    assert "GFA was not computed" in ui.compareWarningLabel.text
+    folder = tmp_path / "aus gabe ü"
+    folder.mkdir()
+    parameters.exportFolder = folder
+    ui.exportButton.click()
+    names = {path.name for path in folder.iterdir()}
+    assert {"fa_difference.nii.gz", "md_test.nii.gz", "statistics.tsv", "report.html"} <= names
+    assert len(names) == 11
+    assert (folder / "statistics.tsv").read_text().startswith("map\tregion\tn\tmae\nfa\tbrain\t48")
+    parameters.exportFolder = tmp_path / "absent"
+    ui.exportButton.click()
+    assert "does not exist" in host.errors[0]
+    assert not folders(tmp_path)
+
+
+def test_simulate_makes_the_input(widget, scan, host):
+    widget.panel.parameters.referenceVolume = scan
+    widget.panel.ui.simulateButton.click()
+    host.wait(lambda: not widget.logic.isRunning)
+    assert widget.panel.parameters.inputVolume.GetName() == "scan low resolution x2"
+    assert not host.errors
+
+
+def test_load_through_the_panel(widget, host, small_dwi, tmp_path, monkeypatch):
+    import qt
+
+    from DWISuperResLib.io import write_dwi
+
+    path = tmp_path / "ein scan ü.nii.gz"
+    write_dwi(small_dwi, path)
+    tables = tmp_path / "tables"
+    tables.mkdir()
+    chosen = [str(path)]
+    for kind in ("bval", "bvec"):
+        chosen.append(str((tmp_path / f"ein scan ü.{kind}").rename(tables / kind)))
+    monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: (chosen.pop(0), ""), raising=False)
+    widget.panel.ui.loadButton.click()
+    assert not chosen
+    node = widget.panel.parameters.inputVolume
+    assert node.GetName() == "ein scan ü"
+    np.testing.assert_allclose(mrml.gradient_table(node)[1], small_dwi.bvecs, atol=1e-6)
+    widget.panel.input.load(str(tmp_path / "absent.nrrd"))
+    assert "absent.nrrd" in host.errors[0]
+
+
+def test_parameters_are_saved_with_the_scene(widget, scan, host, tmp_path):
+    widget.panel.parameters.scale = 4
+    widget.panel.parameters.ensemble = True
+    xml = tmp_path / "scene.mrml"
+    slicer.mrmlScene.SetURL(str(xml))
+    slicer.mrmlScene.SetRootDirectory(str(tmp_path))
+    assert slicer.mrmlScene.Commit(str(xml))
+    slicer.mrmlScene.Clear(0)
+    assert not widget.panel.ui.ensembleCheckBox.checked
+    slicer.mrmlScene.SetURL(str(xml))
+    slicer.mrmlScene.Import()
+    widget.enter()
+    assert widget.panel.parameters.scale == 4
+    assert widget.panel.ui.ensembleCheckBox.checked
+    assert widget.panel.ui.scaleComboBox.currentText == "×4"
+
+
+def test_leaving_and_entering(widget, scan, host):
+    widget.exit()
+    assert not widget.panel.ui.applyButton.enabled
+    widget.enter()
+    assert widget.panel.ui.applyButton.enabled
+
+
+class TestDependencies:
+    """What is asked, said and installed; nothing real is."""
+
+    @pytest.fixture
+    def dependencies(self, host, monkeypatch):
+        from DWISuperResLib.gui import dependencies
+
+        missing = {"dipy>=1.9"}
+        monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirement: requirement not in missing)
+
+        def pip_ensure(requirements, **options):
+            host.installed.append(requirements)
+            missing.clear()
+
+        monkeypatch.setattr(slicer.packaging, "pip_ensure", pip_ensure)
+        monkeypatch.setattr(dependencies, "torch_state", lambda: "present")
+        return dependencies
+
+    def test_asked_once_and_installed(self, dependencies, host):
+        for _ in range(2):
+            dependencies.Dependencies().ensure()
+        assert len(host.questions) == 1
+        assert "dipy>=1.9" in host.questions[0]
+        assert "GB" in host.questions[0]
+        assert host.installed == [["dipy>=1.9"]]
+
+    def test_declined(self, dependencies, host):
+        host.answer = False
+        with pytest.raises(Cancelled, match="not installed"):
+            dependencies.Dependencies().ensure()
+        assert not host.installed
+
+    def test_nobody_to_ask(self, dependencies, host):
+        host.main_window = None
+        with pytest.raises(MissingDependencyError, match="with a window"):
+            dependencies.Dependencies().ensure()
+        assert not host.questions
+
+    def test_torch_through_its_extension(self, dependencies, host, monkeypatch):
+        monkeypatch.setattr(dependencies, "torch_state", lambda: "missing")
+        with pytest.raises(MissingDependencyError, match="Extensions Manager"):
+            dependencies.Dependencies().ensure()
+        calls = []
+
+        class PyTorchUtilsLogic:
+            def installTorch(self, **options):
+                calls.append(options)
+                return None if len(calls) == 1 else "torch"
+
+        extension = type(sys)("PyTorchUtils")
+        extension.PyTorchUtilsLogic = PyTorchUtilsLogic
+        monkeypatch.setitem(sys.modules, "PyTorchUtils", extension)
+        with pytest.raises(Cancelled, match="PyTorch was not installed"):
+            dependencies.Dependencies().ensure()
+        dependencies.Dependencies().ensure()
+        assert calls[-1] == {"torchVersionRequirement": ">=2.2"}
+        assert "PyTorch" in host.questions[-1]
+
+    def test_half_installed_torch(self, dependencies, host, monkeypatch):
+        monkeypatch.setattr(dependencies, "torch_state", lambda: "partial")
+        with pytest.raises(MissingDependencyError, match="partly installed"):
+            dependencies.Dependencies().ensure()
+        assert not host.questions
+
+    def test_pip_failure_shows_its_last_line(self, dependencies, monkeypatch):
+        import subprocess
+
+        def fail(*_, **__):
+            raise subprocess.CalledProcessError(1, "pip", output="Collecting dipy\nERROR: no matching distribution\n")
+
+        monkeypatch.setattr(slicer.packaging, "pip_ensure", fail)
+        with pytest.raises(ProcessingError, match="no matching distribution"):
+            dependencies.Dependencies().ensure()
+
+    def test_torch_state_without_importing_it(self, host, monkeypatch, tmp_path):
+        import importlib
+
+        from DWISuperResLib.gui.dependencies import torch_state
+
+        def state():
+            importlib.invalidate_caches()
+            return torch_state()
+
+        monkeypatch.setattr(sys, "path", [str(tmp_path)])
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+        assert state() == "missing"
+        package, metadata = tmp_path / "torch", tmp_path / "torch-2.9.0.dist-info"
+        package.mkdir()
+        assert state() == "partial"  # a folder without __init__.py
+        (package / "__init__.py").write_text("raise SystemExit('imported')")
+        assert state() == "partial"  # no metadata
+        metadata.mkdir()
+        (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.9.0\n")
+        assert state() == "partial"  # metadata without a list of files
+        (metadata / "RECORD").write_text("torch/__init__.py,,\n")
+        assert state() == "present"

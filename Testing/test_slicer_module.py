@@ -1,0 +1,220 @@
+"""The module as a whole: the scenarios of DWISuperResTest with the real child and a tiny checkpoint; its picture."""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("slicer", reason="needs slicer-core (pip install dwi-superres[slicer])")
+pytest.importorskip("PySide6", reason="needs PySide6-Essentials (pip install dwi-superres[slicer])")
+
+import slicer
+import slicer.util
+
+import DWISuperResLib as dsr
+from DWISuperResLib import mrml
+from DWISuperResLib.errors import InputError, ProcessingError
+
+from .slicer_host import start
+from .test_gui_panel import NoDependencies
+
+ROOT = Path(__file__).parents[1]
+PICTURE = ROOT / "Resources/Screenshots/panel.png"
+
+
+@pytest.fixture
+def host():
+    host = start()
+    host.new_scene()
+    yield host
+    host.new_scene()
+
+
+@pytest.fixture
+def module(host, monkeypatch, tmp_path):
+    """The module file, with temporary folders in a path with a space and an umlaut."""
+    folder = tmp_path / "vorläufige Dateien"
+    folder.mkdir()
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(folder))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    yield host.load_module()
+    assert not list(folder.iterdir())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """A network of a few weights, in a path with a space and an umlaut."""
+    import torch
+
+    from DWISuperResLib.checkpoints import Card, save_checkpoint
+    from DWISuperResLib.networks import build
+
+    torch.manual_seed(0)
+    arguments = {"scales": [2, 3], "width": 4, "blocks": [1], "neighbours": 0}
+    weights = build("sr_unet", **arguments).state_dict()
+    path = tmp_path_factory.mktemp("Modelle ü") / "tiny network.safetensors"
+    save_checkpoint(path, weights, Card("tiny", "sr_unet", arguments, (2, 3)))
+    return str(path)
+
+
+def make_logic(module, python=sys.executable):
+    return module.DWISuperResLogic(python=python, dependencies=NoDependencies())
+
+
+def launcher(tmp_path, limits):
+    """Python in a shell that limits what it may use."""
+    path = tmp_path / "limited python"
+    path.write_text(f'#!/bin/sh\n{limits}\nexec "{sys.executable}" "$@"\n')
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_scenario_nodes(module):
+    from DWISuperResLib.gui import self_test
+
+    self_test.check_nodes()
+
+
+def test_scenario_panel(module):
+    from DWISuperResLib.gui import self_test
+
+    self_test.check_panel(module.DWISuperResWidget())
+
+
+def test_scenario_super_resolution(module, checkpoint):
+    from DWISuperResLib.gui import self_test
+
+    self_test.check_super_resolution(make_logic(module), checkpoint)
+
+
+def test_scenario_comparison(module):
+    from DWISuperResLib.gui import self_test
+
+    self_test.check_comparison(make_logic(module))
+
+
+def test_slicers_own_test_runs_these_scenarios(module):
+    from DWISuperResLib.gui import self_test
+
+    names = {name for name in dir(module.DWISuperResTest) if name.startswith("test_")}
+    assert names == {name.replace("check_", "test_") for name in dir(self_test) if name.startswith("check_")}
+
+
+def test_console_as_documented(module, checkpoint, small_dwi):
+    """The lines of the documentation, with their results against the library's own in this process."""
+    DWISuperRes, dwiNode = module, mrml.add_dwi_node(small_dwi, "scan")
+    logic = DWISuperRes.DWISuperResLogic(python=sys.executable, dependencies=NoDependencies())
+    out = logic.superResolve(dwiNode, checkpoint=checkpoint, scale=3)
+    assert "out = logic.superResolve(dwiNode, checkpoint=" in module.DWISuperResLogic.__doc__
+    expected = dsr.super_resolve(small_dwi, checkpoint, 3, device="cpu")
+    result = mrml.dwi_from_node(out)
+    np.testing.assert_allclose(result.signal, expected.signal, rtol=1e-4, atol=0.5)
+    np.testing.assert_allclose(result.affine, expected.affine, atol=1e-9)
+    np.testing.assert_array_equal(result.bvecs, mrml.dwi_from_node(dwiNode).bvecs)
+
+
+def test_a_checkpoint_that_is_none(module, small_dwi, tmp_path):
+    path = tmp_path / "no model.safetensors"
+    path.write_bytes(b"\x00" * 100)
+    with pytest.raises(InputError, match="no model.safetensors"):
+        make_logic(module).superResolve(mrml.add_dwi_node(small_dwi, "scan"), checkpoint=str(path))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits resources by the shell's ulimit")
+def test_out_of_memory(module, checkpoint, small_dwi, tmp_path, host):
+    """The child may have 400 MB: too little for PyTorch, whichever way it fails."""
+    logic = make_logic(module, launcher(tmp_path, "ulimit -v 400000"))
+    nodes = slicer.mrmlScene.GetNumberOfNodes()
+    with pytest.raises((InputError, ProcessingError)) as caught:
+        logic.superResolve(mrml.add_dwi_node(small_dwi, "scan"), checkpoint=checkpoint)
+    assert "\n" not in str(caught.value)
+    assert slicer.mrmlScene.GetNumberOfNodes() == nodes + 2  # the scan and its display
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits resources by the shell's ulimit")
+def test_full_disk(module, tmp_path):
+    """No file of the child may grow over 64 kB, as little as a full disk leaves."""
+    noise = np.random.default_rng(0).integers(1, 4000, (40, 40, 10, 8)).astype(np.float32)
+    bvecs = np.concatenate([np.zeros((2, 3)), np.tile(np.eye(3), (2, 1))])
+    dwi = dsr.DWI(noise, np.eye(4), np.array([0, 0] + [1000] * 6), bvecs)
+    logic = make_logic(module, launcher(tmp_path, "ulimit -f 64"))
+    with pytest.raises(ProcessingError, match=r"output\.nrrd"):
+        logic.simulateLowResolution(mrml.add_dwi_node(dwi, "scan"), scale=2)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere")
+def test_no_write_permission(module, small_dwi, tmp_path, monkeypatch):
+    locked = tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    monkeypatch.setattr(slicer.app, "temporaryPath", str(locked))
+    with pytest.raises(ProcessingError, match="No temporary folder"):
+        make_logic(module).superResolve(mrml.add_dwi_node(small_dwi, "scan"))
+
+
+def test_works_without_main_window(module, host, monkeypatch):
+    """As `Slicer --no-main-window`: no layout manager, no window, and no layout node in the scene."""
+    monkeypatch.setattr(host, "main_window", None)
+    widget = module.DWISuperResWidget()
+    assert widget.panel is not None
+    assert not mrml.show_comparison_layout()
+    widget.cleanup()
+
+
+def test_module_metadata(module):
+    class Parent:
+        path = str(ROOT / "DWISuperRes/DWISuperRes.py")
+
+    parent = Parent()
+    module.DWISuperRes(parent)
+    assert parent.categories == ["Diffusion"]
+    assert parent.helpText
+    assert not parent.icon.isNull()
+    assert "startupCompleted()" in slicer.app.slots
+
+
+def test_sample_data(module, host):
+    slicer.app.slots.clear()
+    module.DWISuperRes(type("Parent", (), {})())
+    host.samples.clear()
+    slicer.app.slots["startupCompleted()"]()
+    (sample,) = host.samples
+    assert Path(sample["thumbnailFileName"]).is_file()
+    (node,) = sample["customDownloader"](sample)
+    assert node.IsA("vtkMRMLDiffusionWeightedVolumeNode")
+    assert mrml.describe(node).endswith("30 directions")
+
+
+def test_picture_of_the_panel(module, host, monkeypatch):
+    """The README's picture; run with UPDATE_SCREENSHOT=1 to write it."""
+    from DWISuperResLib.checkpoints import Card
+    from DWISuperResLib.gui import model_section
+    from DWISuperResLib.gui.self_test import small_phantom
+
+    card = Card(
+        name="default",
+        architecture="sr_unet",
+        arguments={},
+        scales=(2, 3),
+        bvals=(900, 3000),
+        training={"scans": 5},
+        loss={"l1": 1.0},
+        licence="Apache-2.0",
+    )
+    monkeypatch.setattr(model_section, "read_card", lambda _: card)
+    monkeypatch.setattr(model_section, "shipped_checkpoints", lambda: ["default"])
+    widget = module.DWISuperResWidget()
+    reference = mrml.add_dwi_node(small_phantom(), "DWI phantom")
+    widget.panel.parameters.inputVolume = widget.panel.parameters.referenceVolume = reference
+    widget.panel.parameters.testVolume = mrml.add_dwi_node(small_phantom(), "DWI phantom SR x2")
+    widget.panel.widget.resize(440, 820)
+    widget.panel.widget.show()
+    host.application.processEvents()
+    picture = widget.panel.widget.grab().toImage()
+    widget.cleanup()
+    assert (picture.width(), picture.height()) == (440, 820)
+    grey = np.frombuffer(picture.convertToFormat(picture.Format.Format_Grayscale8).constBits(), np.uint8)
+    assert 0.01 < (grey < 100).mean() < 0.3  # text is there, and no black hole
+    if os.environ.get("UPDATE_SCREENSHOT"):
+        assert picture.save(str(PICTURE))
