@@ -263,7 +263,7 @@ class _Batcher:
                     raise
                 if self.size == 1:
                     raise ProcessingError(
-                        "A single slice does not fit into the device's free memory; close other programs or use the CPU."
+                        "A single slice does not fit into the device's memory; close other programs or use the CPU."
                     ) from error
                 self.size = self.size // 2
                 if x.device.type == "cuda":
@@ -275,9 +275,7 @@ class _Batcher:
 
 def _is_out_of_memory(error: Exception) -> bool:
     text = str(error).lower()
-    return (
-        isinstance(error, MemoryError | torch.OutOfMemoryError) or "out of memory" in text or "allocate memory" in text
-    )
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
 
 
 def _symmetries() -> Iterator[tuple[Callable, Callable]]:
