@@ -14,9 +14,10 @@ from ..errors import InputError
 
 PERIODS = (2, 4, 8, 16)
 
-THRESHOLD_DB = 3.0
-"""A grid is reported where a period's power exceeds twice its surroundings', or what chance reaches once in a
-thousand clean images where that is more (few slices)."""
+THRESHOLD_DB = 6.0
+"""A grid is reported where a period's power exceeds four times its surroundings', or what chance reaches once in a
+thousand clean images where that is more (few slices). Scans as acquired stay below 1.5 dB and residuals of classical
+interpolation below 4.5 dB, the most where a grid's frequency is that at which the low-resolution grid ends."""
 
 _NEAR, _FAR = 3, 6
 _TAPER = 6.0

@@ -122,6 +122,7 @@ def run_layer_study(
     if not losses or not set(losses) <= set(LOSSES):
         raise InputError(f"The losses are {list(losses)}; expected some of {', '.join(LOSSES)}.")
     output = Path(output)
+    weights = weights if weights in ("torchvision", "untrained") else str(Path(weights).expanduser().resolve())
     validation = held_out if isinstance(held_out, float) else list(held_out)
     files, tests = divide(
         Data.model_validate({"scans": list(data), "validation": validation, "subject": subject}), seed
