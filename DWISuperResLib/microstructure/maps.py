@@ -70,7 +70,7 @@ def compute_maps(
     if set(maps) & set(GQI_MAPS):
         from .gqi import GQI
 
-        models.append(GQI(dwi.bvals, dwi.bvecs, balance_shells=balance_shells))
+        models.append(GQI(dwi.bvals, dwi.bvecs, balance_shells=balance_shells, gfa="gfa" in maps))
     needed = set(maps) | ({"iso"} if qa_scale == "dipy" and set(maps) & {"qa", "iso"} else set())
     if isinstance(qa_scale, str) and "iso" in needed:
         needed.add("qa")
