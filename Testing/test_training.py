@@ -152,6 +152,14 @@ def test_what_cannot_be_trained_is_refused_before_anything_is_written(scans, tmp
     assert not (tmp_path / "out" / "last.ckpt").exists()
 
 
+def test_a_broken_scan_is_named_before_training(scans, tmp_path):
+    (tmp_path / "broken.nii.gz").write_bytes(b"not an image")
+    (tmp_path / "broken.bval").write_text("0\n")
+    (tmp_path / "broken.bvec").write_text("0\n0\n0\n")
+    with pytest.raises(InputError, match=r"broken\.nii\.gz"):
+        train(config(scans, tmp_path / "out", data__scans=[str(tmp_path / "broken.nii.gz")]))
+
+
 def test_command_line_says_what_is_wrong(tmp_path, capsys):
     assert main(["--config", str(tmp_path / "absent.yaml")]) == 2
     assert "absent.yaml" in capsys.readouterr().err
