@@ -1,4 +1,4 @@
-"""Tensor fits, masks and comparisons against closed forms, DIPY, MRtrix3, NumPy and SciPy."""
+"""Tensor fits and masks against closed forms, DIPY, MRtrix3 and NumPy."""
 
 import dataclasses
 import shutil
@@ -8,7 +8,6 @@ import tracemalloc
 import nibabel as nib
 import numpy as np
 import pytest
-import scipy.stats
 import torch
 from dipy.segment.mask import median_otsu
 from hypothesis import given, settings
@@ -23,7 +22,6 @@ from DWISuperResLib.microstructure import (
     MAPS,
     angular_error,
     brain_mask,
-    compare,
     compute_maps,
     principal_direction,
     tensor,
@@ -386,97 +384,3 @@ def test_mask_without_b0_uses_the_weighted_volumes_and_a_flat_image_is_all_mask(
     assert brain_mask(weighted).any()
     flat = dataclasses.replace(small_dwi, signal=np.full_like(small_dwi.signal, 7))
     assert brain_mask(flat).all()
-
-
-# Comparison
-
-
-@pytest.fixture
-def pair():
-    """A reference with all tissue classes and a noisier test of the same grid; the mask is everything."""
-    rng = np.random.default_rng(10)
-    bvals, bvecs = table(((0, 2), (1000, 24)))
-    eigenvalues = np.repeat([[3e-3] * 3, [8e-4] * 3, [1.1e-3, 7e-4, 6e-4], [1.7e-3, 3e-4, 3e-4]], 90, axis=0)
-    signals = signals_of(tensors_of(eigenvalues, Rotation.random(360, rng=rng)), bvals, bvecs)
-    signals = signals.reshape(10, 9, 4, -1)
-    reference = DWI(signals + rng.normal(0, 5, signals.shape), np.diag([2.0, 2, 3, 1]), bvals, bvecs)
-    test = dataclasses.replace(reference, signal=np.abs(signals * 1.1 + rng.normal(0, 30, signals.shape)))
-    return reference, test, np.ones((10, 9, 4), dtype=bool)
-
-
-def test_comparing_a_scan_with_itself_gives_zero(pair):
-    reference, _, mask = pair
-    result = compare(reference, reference, MAPS, mask=mask)
-    assert result.maps == MAPS
-    assert not any(values.any() for values in result.difference.values())
-    for row in result.statistics:
-        assert row["mae"] == row["rmse"] == row["bias"] == row["loa_upper"] == 0
-        assert row["correlation"] == pytest.approx(1)
-
-
-def test_statistics_equal_scipy_and_regions_divide_the_mask(pair):
-    reference, test, mask = pair
-    result = compare(reference, test, ("fa", "md", "qa"), mask=mask)
-    regions = ["brain", "CSF-like", "FA < 0.2", "FA 0.2-0.4", "FA >= 0.4"]
-    assert [(row["map"], row["region"]) for row in result.statistics] == [
-        (name, region) for name in ("fa", "md", "qa") for region in regions
-    ]
-    rows = {(row["map"], row["region"]): row for row in result.statistics}
-    assert sum(rows["fa", region]["n"] for region in regions[1:]) == rows["fa", "brain"]["n"] == mask.sum()
-    assert rows["md", "CSF-like"]["reference_mean"] == pytest.approx(3e-3, rel=0.05)
-    fa = compute_maps(reference, ("fa",))["fa"]
-    inside = fa >= 0.4
-    for name, region, where in (("fa", "brain", mask), ("qa", "FA >= 0.4", inside)):
-        first, second = result.reference[name][where], result.test[name][where]
-        error = (second - first).astype(float)
-        row = rows[name, region]
-        assert row["n"] == where.sum()
-        assert row["mae"] == pytest.approx(np.mean(np.abs(error)), rel=1e-5)
-        assert row["rmse"] == pytest.approx(np.sqrt(np.mean(error**2)), rel=1e-5)
-        assert row["bias"] == pytest.approx(np.mean(error), rel=1e-4)
-        assert row["correlation"] == pytest.approx(scipy.stats.pearsonr(first, second).statistic, rel=1e-4)
-        limits = np.mean(error) + np.array([-1.96, 1.96]) * np.std(error, ddof=1)
-        assert (row["loa_lower"], row["loa_upper"]) == pytest.approx(limits, rel=1e-4)
-    np.testing.assert_array_equal(result.difference["fa"], result.test["fa"] - result.reference["fa"])
-
-
-def test_qa_of_both_scans_has_one_scale(pair):
-    reference, _, mask = pair
-    brighter = dataclasses.replace(reference, signal=reference.signal * 1.5)
-    result = compare(reference, brighter, ("qa", "iso", "fa"), mask=mask)
-    assert result.reference["qa"].max() == pytest.approx(1)
-    raw = compute_maps(reference, ("qa", "iso"))
-    for name in ("qa", "iso"):
-        np.testing.assert_allclose(result.test[name], 1.5 * result.reference[name], rtol=1e-4)
-        np.testing.assert_allclose(result.reference[name], raw[name] * result.qa_scale, rtol=1e-4)
-    np.testing.assert_allclose(result.difference["fa"], 0, atol=1e-4)
-    alone = compare(reference, brighter, ("iso",), mask=mask)
-    np.testing.assert_allclose(alone.reference["iso"], result.reference["iso"], rtol=1e-6)
-    assert tuple(alone.reference) == ("iso",)
-
-
-def test_padding_at_the_far_end_is_left_out(pair):
-    reference, _, mask = pair
-    padded = dataclasses.replace(
-        reference, signal=np.pad(reference.signal, ((0, 2), (0, 1), (0, 0), (0, 0)), mode="edge")
-    )
-    result = compare(reference, padded, mask=mask)
-    assert not result.difference["fa"].any()
-    with pytest.raises(InputError, match="same grid"):
-        compare(padded, reference)
-    with pytest.raises(InputError, match="mm apart"):
-        compare(reference, dataclasses.replace(padded, affine=np.diag([2.0, 2, 3.3, 1])), mask=mask)
-
-
-def test_comparison_refuses_an_empty_mask_and_does_without_tissue_classes(pair):
-    reference, test, mask = pair
-    with pytest.raises(InputError, match="empty"):
-        compare(reference, test, mask=np.zeros_like(mask))
-    few = [
-        dataclasses.replace(d, signal=d.signal[..., :7], bvals=d.bvals[:7], bvecs=d.bvecs[:7])
-        for d in (reference, test)
-    ]
-    result = compare(*few, ("qa",), mask=mask)
-    assert [row["region"] for row in result.statistics] == ["brain"]
-    with pytest.raises(InputError, match="tensor cannot be fitted"):
-        compare(*few, mask=mask)
