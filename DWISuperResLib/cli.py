@@ -100,6 +100,20 @@ def _pair(text: str) -> tuple[str, str]:
     return name, value
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise ValueError(text)
+    return name, value
+
+
+class _Mapping(argparse.Action):
+    """Collect pairs into a dict."""
+
+    def __call__(self, parser, namespace, values, option_string=None) -> None:
+        setattr(namespace, self.dest, dict(values))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="dwi-superres",
@@ -116,7 +130,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    subparsers, name: str, function, summary: str, example: str, *, writes: bool = True
+    subparsers, name: str, function, summary: str, example: str, *, writes: bool = True, argument_default=None
 ) -> argparse.ArgumentParser:
     command = subparsers.add_parser(
         name,
@@ -124,10 +138,11 @@ def _add(
         description=summary[0].upper() + summary[1:] + ".",
         epilog=f"example:\n  dwi-superres {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argument_default,
     )
     command.set_defaults(command=function)
     command.add_argument("--progress", choices=MODES, default="auto", help="how progress is shown (default: auto)")
-    command.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    command.add_argument("--debug", action="store_true", default=False, help="show the traceback of an error")
     if writes:
         command.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     return command
@@ -265,61 +280,55 @@ def _add_evaluation_commands(subparsers) -> None:
 def _add_study_commands(subparsers) -> None:
     group = subparsers.add_parser("study", help="repeat an experiment of the papers")
     studies = group.add_subparsers(metavar="STUDY", required=True, parser_class=_Parser)
-    command = _add(
-        studies, "layers", commands.study_layers, "find which VGG layers of a feature loss bring grid artefacts",
-        "study layers scans/*.nii.gz --output layers --minutes 60", writes=False,
-    )  # fmt: skip
-    _add_study(command)
-    command.add_argument("--weights", default="torchvision", metavar="torchvision|FILE", help="of VGG16")
+    command = _add_study(studies, "layers", "find which VGG layers of a feature loss bring grid artefacts")
+    _add_study_training(command)
+    command.add_argument("--losses", nargs="+", metavar="LOSS", help="some of L1, Feat0 to Feat4, abl0 to abl3")
+    command.add_argument("--weights", metavar="torchvision|FILE", help="of VGG16 (default: torchvision)")
     command.add_argument(
-        "--snr", type=_number_or_none, nargs="+", default=[None, 15.0, 8.0], metavar="none|SNR",
-        help="noise levels (default: none 15 8)",
-    )  # fmt: skip
-    command.add_argument("--model", metavar="kspace|gaussian|area|paper", default="kspace", help="default: kspace")
+        "--snr", type=_number_or_none, nargs="+", metavar="none|SNR", help="noise levels (default: none 15 8)"
+    )
+    command.add_argument("--model", metavar="kspace|gaussian|area|paper", help="default: kspace")
 
-    command = _add(
-        studies, "untrained", commands.study_untrained, "denoise with untrained feature losses beside the usual ones",
-        "study untrained scans/*.nii.gz --output untrained --minutes 60", writes=False,
-    )  # fmt: skip
-    _add_study(command)
+    command = _add_study(studies, "untrained", "denoise with untrained feature losses beside the usual ones")
+    _add_study_training(command)
     command.add_argument(
-        "--noise", type=float, nargs="+", default=[1.0, 5.0, 10.0, 20.0], metavar="PERCENT",
+        "--noise", type=float, nargs="+", metavar="PERCENT",
         help="Rician noise in percent of the mean b0 signal (default: 1 5 10 20)",
     )  # fmt: skip
 
-    command = _add(
-        studies, "metrics", commands.study_metrics, "find which metric foretells the errors of FA, QA and direction",
-        "study metrics scans/*.nii.gz --output metrics", writes=False,
-    )  # fmt: skip
-    command.add_argument("data", nargs="+", help="DWI files, folders searched for them, or patterns")
-    command.add_argument("--output", required=True, type=Path, metavar="DIR", help="study folder; resumed if it exists")
-    command.add_argument("--scales", type=int, nargs="+", help="in-plane factors (default: 2 3)")
+    command = _add_study(studies, "metrics", "rank image metrics by how well they follow the error of FA and QA")
+    command.add_argument("--scales", type=int, nargs="+", metavar="N", help="in-plane factors (default: 2 3)")
     command.add_argument("--snr", type=float, nargs="+", help="noise levels (default: 20 10)")
     command.add_argument("--checkpoints", nargs="*", metavar="NAME|FILE", help="networks (default: all that ship)")
-    command.add_argument("--distances", nargs="*", metavar="NAME", help="deep distances (default: all at hand)")
+    command.add_argument("--distances", nargs="+", metavar="NAME", help="deep distances (default: all at hand)")
     command.add_argument(
-        "--weights", nargs="+", type=_pair, default=[], metavar="DISTANCE=FILE", help="trained weights, or =untrained"
-    )
+        "--weights", nargs="+", type=_pair, action=_Mapping, metavar="NAME=FILE",
+        help="weights of a distance, or NAME=untrained",
+    )  # fmt: skip
     command.add_argument("--download", action="store_true", help="fetch trained weights that are not at hand")
-    command.add_argument("--readers", metavar="CSV", help="scores with the columns scan, version, reader, score")
-    command.add_argument("--slices", type=int, help="of each scan (default: 6)")
-    command.add_argument("--seed", type=int, help="default: 42")
-    command.add_argument("--keep-images", action="store_true", help="write every version for readers to score")
+    command.add_argument("--readers", metavar="CSV", help="scores of human readers: scan, version, reader, score")
+    command.add_argument("--slices", type=int, help="slices of each scan (default: 6)")
+    command.add_argument("--keep-images", action="store_true", help="write every version, for readers")
 
 
-def _add_study(command) -> None:
+def _add_study(studies, name: str, summary: str) -> argparse.ArgumentParser:
+    example = f"study {name} scans/*.nii.gz --output {name}"
+    command = _add(studies, name, commands.study, summary, example, writes=False, argument_default=argparse.SUPPRESS)
+    command.set_defaults(study=name)
     command.add_argument("data", nargs="+", help="DWI files, folders searched for them, or patterns")
     command.add_argument("--output", required=True, type=Path, metavar="DIR", help="study folder; resumed if it exists")
-    command.add_argument(
-        "--held-out", nargs="+", metavar="SCAN", help="scans to test on (default: a fifth of subjects)"
-    )
+    command.add_argument("--seed", type=int, help="default: 42")
+    return command
+
+
+def _add_study_training(command) -> None:
+    command.add_argument("--held-out", nargs="+", metavar="SCAN", help="scans to test on (default: a fifth)")
     command.add_argument("--subject", metavar="REGEX", help="tells subjects apart by their path")
     length = command.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="time to spend (default: 60)")
     length.add_argument("--steps", type=int, help="training steps of a run instead")
-    command.add_argument("--seed", type=int, help="default: 42")
-    command.add_argument("--patch", type=int, metavar="PX", help="side of a training patch")
-    command.add_argument("--batch", type=int, help="patches in a batch")
+    command.add_argument("--patch", type=int, metavar="PX", help="side of a training patch (default: 64)")
+    command.add_argument("--batch", type=int, help="patches in a batch (default: 4)")
     command.add_argument("--test-slices", type=int, help="slices of each held-out scan")
     command.add_argument("--accelerator", metavar="auto|cpu|gpu|mps", help="default: auto")
 

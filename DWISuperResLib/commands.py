@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from .errors import InputError
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from .dwi import DWI
+
+STUDIES = {"layers": "run_layer_study", "untrained": "run_untrained_study", "metrics": "run_metric_study"}
+_NO_STUDY_OPTIONS = {"command", "study", "data", "output", "progress", "debug"}
 
 
 def run(arguments: argparse.Namespace, report: Reporter) -> None:
@@ -182,41 +186,13 @@ def train(arguments: argparse.Namespace, report: Reporter) -> None:
     report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))
 
 
-def study_layers(arguments: argparse.Namespace, report: Reporter) -> None:
-    """Run the study of VGG layers and grid artefacts."""
-    report.status("Loading PyTorch and Lightning")
-    from .studies.layers import run_layer_study
-
-    options = {"weights": arguments.weights, "snr": arguments.snr, "model": arguments.model}
-    page = run_layer_study(arguments.data, arguments.output, **_study_options(arguments), **options, progress=report)
-    report.result(f"Wrote {page}", report=str(page))
-
-
-def study_untrained(arguments: argparse.Namespace, report: Reporter) -> None:
-    """Run the study of untrained feature losses."""
-    report.status("Loading PyTorch and Lightning")
-    from .studies.untrained import run_untrained_study
-
-    options = {**_study_options(arguments), "noise": arguments.noise}
-    page = run_untrained_study(arguments.data, arguments.output, **options, progress=report)
-    report.result(f"Wrote {page}", report=str(page))
-
-
-def study_metrics(arguments: argparse.Namespace, report: Reporter) -> None:
-    """Run the study of what foretells errors of microstructure maps."""
+def study(arguments: argparse.Namespace, report: Reporter) -> None:
+    """Run a study with the options that were given; the study has its own defaults."""
     report.status("Loading PyTorch")
-    from .studies.metrics import run_metric_study
-
-    names = ("scales", "snr", "checkpoints", "distances", "download", "readers", "slices", "seed", "keep_images")
-    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
-    weights = dict(arguments.weights)
-    page = run_metric_study(arguments.data, arguments.output, weights=weights, **options, progress=report)
+    run_study = getattr(import_module(f".studies.{arguments.study}", __package__), STUDIES[arguments.study])
+    given = {name: value for name, value in vars(arguments).items() if name not in _NO_STUDY_OPTIONS}
+    page = run_study(arguments.data, arguments.output, progress=report, **given)
     report.result(f"Wrote {page}", report=str(page))
-
-
-def _study_options(arguments: argparse.Namespace) -> dict[str, Any]:
-    names = ("held_out", "subject", "minutes", "steps", "seed", "patch", "batch", "test_slices", "accelerator")
-    return {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
 
 
 def list_checkpoints(arguments: argparse.Namespace, report: Reporter) -> None:

@@ -1,6 +1,8 @@
 """The command line: files in and out, exit codes, JSON lines, cancelling; the library's own tests cover the numbers."""
 
+import argparse
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -15,6 +17,7 @@ import numpy as np
 import pytest
 
 from DWISuperResLib import cli, phantoms
+from DWISuperResLib.commands import STUDIES
 from DWISuperResLib.degradation import MODELS, degrade
 from DWISuperResLib.interpolation import METHODS, interpolate
 from DWISuperResLib.io import read_dwi, read_image, write_dwi, write_image
@@ -64,7 +67,7 @@ def json_lines(capfd):
 
 def test_commands_show_help_with_an_example(capsys):
     commands = ["run", "maps", "compare", "degrade", "evaluate", "train", "demo"]
-    commands += ["study layers", "study untrained"]
+    commands += ["study layers", "study untrained", "study metrics"]
     commands += ["checkpoints list", "checkpoints info", "checkpoints import"]
     for command in commands:
         with pytest.raises(SystemExit) as exit_:
@@ -147,23 +150,40 @@ def test_evaluate_scores_every_method(scan_file, checkpoint, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "function", "given", "received"),
+    ("name", "given", "received"),
     [
-        ("layers", "run_layer_study", ["--snr", "none", "12"], {"snr": [None, 12.0], "model": "kspace"}),
-        ("untrained", "run_untrained_study", ["--noise", "5"], {"noise": [5.0]}),
+        ("layers", ["--snr", "none", "12", "--held-out", "c.nrrd"], {"snr": [None, 12.0], "held_out": ["c.nrrd"]}),
+        ("untrained", ["--noise", "5", "--steps", "50"], {"noise": [5.0], "steps": 50}),
+        (
+            "metrics",
+            ["--weights", "lpips=a.pth", "--keep-images"],
+            {"weights": {"lpips": "a.pth"}, "keep_images": True},
+        ),
     ],
 )
-def test_studies_get_what_was_asked(tmp_path, monkeypatch, capfd, name, function, given, received):
+def test_studies_get_what_was_asked_and_nothing_else(tmp_path, monkeypatch, capfd, name, given, received):
     """Training takes minutes: the study itself is replaced, but what it is called with must fit its signature."""
     study = importlib.import_module(f"DWISuperResLib.studies.{name}")
+    function = STUDIES[name]
     called = create_autospec(getattr(study, function), return_value=tmp_path / "report.html")
     monkeypatch.setattr(study, function, called)
-    options = ["--held-out", "c.nrrd", "--steps", "50", "--seed", "7", *given, "--progress", "json"]
+    options = ["--seed", "7", *given, "--progress", "json"]
     assert run("study", name, "a.nii.gz", "b.nii.gz", "--output", tmp_path, *options) == 0
     assert json_lines(capfd)[-1] == {"type": "result", "report": str(tmp_path / "report.html")}
     positional, options = called.call_args
     assert positional == (["a.nii.gz", "b.nii.gz"], tmp_path)
-    assert options.items() >= {"held_out": ["c.nrrd"], "steps": 50, "seed": 7, **received}.items()
+    assert options.pop("progress")
+    assert options == {"seed": 7, **received}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_studies_take_every_option_that_is_offered(name):
+    parser = cli._parser()
+    for word in ("study", name):
+        parser = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[word]
+    offered = {action.dest for action in parser._actions} - {"help", "data", "output", "progress", "debug"}
+    study = importlib.import_module(f"DWISuperResLib.studies.{name}")
+    assert offered <= set(inspect.signature(getattr(study, STUDIES[name])).parameters)
 
 
 def test_checkpoints_list_and_info(checkpoint, capfd):
