@@ -13,7 +13,7 @@ import math
 import platform
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from .grid import AXIS_NAMES, check_same_grid, crop, slice_axis
 from .interpolation import METHODS, interpolate
 from .metrics import image_scores, residual_spectrum
 from .microstructure import angular_error, brain_mask, compute_maps, principal_direction
+from .selfchecks import Check, self_checks
 
 MAPS = ("fa", "md", "qa", "gfa")
 FA_CLASSES = {
@@ -40,6 +41,9 @@ FA_CLASSES = {
 """Classes by the reference's FA: roughly grey matter and fluid, mixed, white matter, densest white matter."""
 DIRECTION_FA = 0.2
 """Principal directions are compared where the reference's FA is at least this: below, they are mostly noise."""
+
+DISTANCE_SLICES, DISTANCE_VOLUMES = 4, 3
+"""Deep feature distances look at this many slices of this many weighted volumes."""
 
 COLUMNS = ("method", "kind", "quantity", "metric", "value", "region", "volumes", "voxels", "data_range")
 
@@ -90,6 +94,8 @@ class Evaluation:
     candidates : tuple of Candidate
     scores : list of dict
         Rows with the keys `COLUMNS`.
+    checks : dict of list of Check
+        Self-checks of every checkpoint's result, by candidate.
     """
 
     conditions: dict[str, Any]
@@ -99,6 +105,7 @@ class Evaluation:
     reference: Candidate
     candidates: tuple[Candidate, ...]
     scores: list[dict[str, Any]]
+    checks: dict[str, list[Check]] = field(default_factory=dict)
 
     def score(self, method: str, quantity: str, metric: str, *, region: str = "brain", volumes: str = "") -> float:
         """The value of one row; NaN where it was not measured."""
@@ -131,7 +138,9 @@ class Evaluation:
         finite = [
             {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in r.items()} for r in self.scores
         ]
-        return json.dumps({"conditions": self.conditions, "scores": finite}, indent=1, ensure_ascii=False) + "\n"
+        checks = {name: [asdict(check) for check in found] for name, found in self.checks.items()}
+        page = {"conditions": self.conditions, "scores": finite, "self-checks": checks}
+        return json.dumps(page, indent=1, ensure_ascii=False) + "\n"
 
 
 def evaluate(
@@ -146,6 +155,7 @@ def evaluate(
     axis: int | str | None = None,
     mask: NDArray[np.bool_] | None = None,
     fit: str = "wls",
+    distances: Sequence[str] | None = None,
     device: str = "auto",
     precision: str = "auto",
     ensemble: bool = False,
@@ -172,6 +182,9 @@ def evaluate(
         Region that is measured; `microstructure.brain_mask` of the reference by default.
     fit : {"wls", "ols", "iwls"}
         Tensor fit.
+    distances : sequence of str, optional
+        Deep feature distances, see `metrics.deep.DISTANCES`; by default all that `metrics.deep.available_distances`
+        names. On a few slices of a few weighted volumes; the conditions say with which weights.
     device, precision, ensemble, consistent
         See `engine.super_resolve`.
     progress : callable (fraction, message), optional
@@ -194,9 +207,10 @@ def evaluate(
 
     axis = slice_axis(dwi, axis)
     low = degrade(dwi, scale, model=model, axis=axis, snr=snr, seed=seed)
-    measure = _Measurement(dwi, axis, mask, fit)
+    measure = _Measurement(dwi, axis, mask, fit, distances=distances)
     total = len(methods) + len(checkpoints)
     candidates: list[Candidate] = []
+    checks: dict[str, list[Check]] = {}
 
     def report(part: float, message: str) -> None:
         if cancel is not None and cancel():
@@ -225,11 +239,12 @@ def evaluate(
             consistent=consistent, progress=lambda part, message: report(part / 2, message), cancel=cancel,
         )  # fmt: skip
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
+        checks[label] = self_checks(low, up, checkpoint.card, scale, axis=axis)
     degradation = {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)}
     conditions = {"task": "degrade and compare", "scale": scale, "degradation": degradation}
     if checkpoints:
         conditions |= {"device": device, "precision": precision, "ensemble": ensemble, "consistent": consistent}
-    return measure.result(conditions, candidates)
+    return measure.result(conditions, candidates, checks)
 
 
 def assess(
@@ -240,6 +255,7 @@ def assess(
     mask: NDArray[np.bool_] | None = None,
     axis: int | str | None = None,
     fit: str = "wls",
+    distances: Sequence[str] | None = None,
 ) -> Evaluation:
     """Measure one given scan against another on the same grid with the same gradient table.
 
@@ -254,8 +270,8 @@ def assess(
             f"The {names[0]} has {reference.n_volumes} volumes and the {names[1]} {test.n_volumes}, or their b-values "
             "differ; both must be measured with the same gradient table."
         )
-    measure = _Measurement(reference, slice_axis(reference, axis), mask, fit, names[0])
-    return measure.result({"task": "compare"}, [measure(names[1], "scan", test, sha256=signal_hash(test))])
+    measure = _Measurement(reference, slice_axis(reference, axis), mask, fit, names[0], distances)
+    return measure.result({"task": "compare"}, [measure(names[1], "scan", test, sha256=signal_hash(test))], {})
 
 
 def shells(bvals: NDArray, is_b0: NDArray[np.bool_]) -> dict[str, NDArray[np.intp]]:
@@ -292,7 +308,9 @@ def versions() -> dict[str, str]:
 class _Measurement:
     """The reference, measured once; calling it measures a candidate against it."""
 
-    def __init__(self, dwi: DWI, axis: int, mask, fit: str, name: str = "reference"):
+    def __init__(self, dwi: DWI, axis: int, mask, fit: str, name: str = "reference", distances=None):
+        from .metrics.deep import DeepDistance, available_distances
+
         self.dwi, self.axis, self.fit = dwi, axis, fit
         self.given_mask = mask is not None
         self.mask = brain_mask(dwi) if mask is None else np.asarray(mask, dtype=bool)
@@ -302,6 +320,7 @@ class _Measurement:
                 f"{dwi.spatial_shape} with the brain marked."
             )
         self.shells = shells(dwi.bvals, dwi.is_b0)
+        self.distances = [DeepDistance(n) for n in (available_distances() if distances is None else distances)]
         self.scores: list[dict[str, Any]] = []
         self.start = time.perf_counter()
         self.reference = self._reduce(name, "reference", dwi, sha256=signal_hash(dwi))
@@ -313,6 +332,7 @@ class _Measurement:
     def __call__(self, name: str, kind: str, test: DWI, *, seconds: float = 0.0, sha256: str = "") -> Candidate:
         candidate = self._reduce(name, kind, test, seconds=seconds, sha256=sha256)
         self._score_signal(candidate, test)
+        self._score_distances(candidate, test)
         for quantity, values in candidate.maps.items():
             self._score_map(candidate, quantity, values.astype(np.float64) - self.reference.maps[quantity])
         angle = angular_error(candidate.direction, self.reference.direction)
@@ -325,7 +345,7 @@ class _Measurement:
                 self._add(candidate, "direction", found, label, len(values))
         return candidate
 
-    def result(self, conditions: dict[str, Any], candidates: Sequence[Candidate]) -> Evaluation:
+    def result(self, conditions: dict[str, Any], candidates: Sequence[Candidate], checks) -> Evaluation:
         dwi = self.dwi
         conditions = {
             **conditions,
@@ -338,11 +358,14 @@ class _Measurement:
             "data range": "largest reference value in the region, for each b-value",
             "tensor fit": self.fit,
             "QA scale": "one for all: that of the reference",
+            "deep distances": {d.name: d.weights for d in self.distances},
             "seconds": round(time.perf_counter() - self.start, 1),
             "sha256": {c.name: c.sha256 for c in (self.reference, *candidates) if c.sha256},
             "versions": versions(),
         }
-        return Evaluation(conditions, dwi.affine, self.axis, self.mask, self.reference, tuple(candidates), self.scores)
+        return Evaluation(
+            conditions, dwi.affine, self.axis, self.mask, self.reference, tuple(candidates), self.scores, checks
+        )
 
     def _reduce(self, name: str, kind: str, dwi: DWI, **extra) -> Candidate:
         first_weighted = int(np.flatnonzero(~self.dwi.is_b0)[0]) if not self.dwi.is_b0.all() else 0
@@ -372,6 +395,21 @@ class _Measurement:
         for quantity in ("fa", "qa"):
             residual = candidate.maps[quantity] - self.reference.maps[quantity]
             candidate.spectra[quantity] = residual_spectrum(residual, mask=self.mask, slice_axis=self.axis)[1]
+
+    def _score_distances(self, candidate: Candidate, test: DWI) -> None:
+        from .metrics.deep import sample_slices
+
+        weighted = np.flatnonzero(~self.dwi.is_b0)
+        if not self.distances or not len(weighted):
+            return
+        members = weighted[np.unique(np.linspace(0, len(weighted) - 1, DISTANCE_VOLUMES).round().astype(int))]
+        pair = (self.dwi.signal[..., members], test.signal[..., members])
+        images, reference, inside = sample_slices(*pair, self.mask, self.axis, slices=DISTANCE_SLICES)
+        data_range = float(pair[0][self.mask].max())
+        for distance in self.distances:
+            found = distance(images, reference, mask=inside, data_range=data_range)
+            values = {distance.name: found.value}
+            self._add(candidate, "deep distance", values, "brain", inside.sum(), "weighted", found.data_range)
 
     def _score_map(self, candidate: Candidate, quantity: str, difference: NDArray) -> None:
         for region, inside in self.regions.items():

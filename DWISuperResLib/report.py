@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def write_report(
         What the page should say besides the evaluation's own conditions, for example the command line and the input
         files; plain values.
     checks : sequence of Check
-        Self-checks to show, see `selfchecks.self_checks`.
+        Self-checks to show besides the evaluation's own, see `selfchecks.self_checks`.
 
     Raises
     ------
@@ -73,7 +74,7 @@ def write_report(
     """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    path = Path(path)
+    path, checks = Path(path), _all_checks(evaluation, checks)
     if not path.parent.is_dir():
         raise InputError(f"The report's folder {path.parent} does not exist; create it first.")
     environment = Environment(
@@ -103,6 +104,13 @@ def write_report(
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
     return path
+
+
+def _all_checks(evaluation: Evaluation, checks: Sequence[Check]) -> list[Check]:
+    """Those given, and those of the evaluation's checkpoints, which are named where there are several."""
+    prefixes = {name: f"{name}: " if len(evaluation.checks) > 1 else "" for name in evaluation.checks}
+    own = [replace(c, name=prefixes[name] + c.name) for name, found in evaluation.checks.items() for c in found]
+    return [*checks, *own]
 
 
 def write_comparison_report(
@@ -266,8 +274,8 @@ def _score_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
             key = (row["volumes"] or row["region"], row["method"])
             groups.setdefault(key, row | {"values": {}})["values"][row["metric"]] = row["value"]
         order = list(dict.fromkeys(k[0] for k in groups))
-        first = "b-value" if quantity == "signal" else "region"
-        extra = ["data range"] if quantity == "signal" else []
+        first = "volumes" if selected[0]["volumes"] else "region"
+        extra = ["data range"] if selected[0]["volumes"] else []
         rows = [
             [key[0], key[1], f"{g['voxels']:,}".replace(",", " "), *([f"{g['data_range']:.4g}"] if extra else []),
              *(_significant(g["values"].get(m, math.nan)) for m in metrics)]
@@ -281,6 +289,8 @@ def _score_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
 _CAPTIONS = {
     "signal": "Signal. PSNR and SSIM use the stated data range. SSIM: 11-voxel Gaussian window, slice by slice, at "
     f"most {SSIM_VOLUMES} volumes of each b-value; MS-SSIM on the box around the region. NRMSE: RMSE / mean reference.",
+    "deep distance": "Deep feature distances of a few slices of a few weighted volumes; 0 is equal. “What was run” "
+    "says with which weights; untrained ones are random.",
     "fa": "Fractional anisotropy (FA)",
     "md": "Mean diffusivity (MD), mm²/s",
     "qa": "Quantitative anisotropy (QA), largest of the reference = 1",

@@ -144,8 +144,9 @@ def domain_statistics(
         "snr": mean weighted signal over the noise. "b0 spread", "dwi spread": ln of the 5 to 95 % quantile range over
         the median in the brain; "b0 skewness", "dwi skewness": ln of the upper over the lower half of that range;
         "b0-dwi correlation": over the brain's voxels, of mean b0 and mean DWI; "diffusivity": median of ln(b0/DWI)/b,
-        1e-3 mm²/s; "anisotropy": median over voxels of the standard deviation over directions / mean, noise taken off; "brain
-        volume": cm³; "slab height": extent of the brain along the slice axis, mm. What needs a b0 is left out without.
+        1e-3 mm²/s; "anisotropy": median over voxels of the standard deviation over directions / mean, noise taken
+        off; "brain volume": cm³; "slab height": extent of the brain along the slice axis, mm. What needs a b0 is left
+        out without.
     """
     mask = brain_mask(dwi) if mask is None else mask
     axis = slice_axis(dwi, axis)

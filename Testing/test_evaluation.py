@@ -40,7 +40,9 @@ def do_nothing(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def evaluation(scan, do_nothing) -> Evaluation:
-    return evaluate(scan, 2, (do_nothing,), methods=("nearest", "sinc"), device="cpu", precision="fp32")
+    return evaluate(
+        scan, 2, (do_nothing,), methods=("nearest", "sinc"), distances=("ssfd",), device="cpu", precision="fp32"
+    )
 
 
 def test_signal_scores_follow_their_definition_on_the_original_grid(scan, evaluation):
@@ -82,17 +84,18 @@ def test_classes_of_fa_part_the_brain(evaluation):
 
 
 def test_a_scan_against_itself_has_no_error(scan):
-    result = assess(scan, scan, names=("a", "b"))
+    result = assess(scan, scan, names=("a", "b"), distances=("ssfd",))
     for row in result.scores:
         if row["metric"] in ("mae", "rmse", "bias", "nrmse", "mean_deg"):
             assert row["value"] == pytest.approx(0, abs=1e-9 if row["metric"] != "mean_deg" else 1e-3)
     assert result.score("b", "signal", "ssim", volumes="b0") == pytest.approx(1, abs=1e-6)
+    assert result.score("b", "deep distance", "ssfd", volumes="weighted") == 0
 
 
 def test_a_rotated_gradient_table_shows_in_the_directions_only(scan):
     angle = np.radians(20)
     turn = np.array([[np.cos(angle), -np.sin(angle), 0], [np.sin(angle), np.cos(angle), 0], [0, 0, 1]])
-    result = assess(scan, replace(scan, bvecs=scan.bvecs @ turn.T))
+    result = assess(scan, replace(scan, bvecs=scan.bvecs @ turn.T), distances=())
     assert result.score("test", "fa", "mae") < 0.02
     flat = np.abs(result.reference.direction[..., 2]) < 0.3
     first, second = (c.direction[flat & result.mask] for c in (result.reference, result.candidates[0]))
@@ -108,10 +111,12 @@ def test_files_hold_every_score(evaluation, tmp_path):
     assert len(rows) == len(evaluation.scores)
     for row, score in zip(rows, evaluation.scores, strict=True):
         assert float(row["value"]) == pytest.approx(score["value"], rel=1e-6)
-        assert (row["data_range"] == "n/a") == (score["quantity"] != "signal")
+        assert (row["data_range"] == "n/a") == (score["quantity"] not in ("signal", "deep distance"))
     stored = json.loads(js.read_text(encoding="utf-8"))
     assert len(stored["scores"]) == len(rows)
     assert stored["conditions"]["scale"] == 2
+    assert "ssfd" in stored["conditions"]["deep distances"]
+    assert stored["self-checks"]["nothing"][0]["name"].startswith("grid artefacts in signal")
     assert stored["conditions"]["sha256"]["nothing"] == next(
         c.sha256 for c in evaluation.candidates if c.kind == "checkpoint"
     )
@@ -134,17 +139,18 @@ def test_shells_are_parted_at_gaps():
 
 
 def test_two_checkpoints_of_one_name_stay_apart(scan, do_nothing):
-    result = evaluate(scan, 2, (do_nothing, do_nothing), methods=(), device="cpu", precision="fp32")
+    result = evaluate(scan, 2, (do_nothing, do_nothing), methods=(), distances=(), device="cpu", precision="fp32")
     assert [c.name for c in result.candidates] == ["nothing", "nothing (2)"]
 
 
 def test_progress_rises_to_the_end_and_cancel_stops(scan):
     seen = []
-    evaluate(scan, 2, (), methods=("nearest", "linear"), progress=lambda part, message: seen.append(part))
+    options = {"methods": ("nearest", "linear"), "distances": ()}
+    evaluate(scan, 2, (), progress=lambda part, message: seen.append(part), **options)
     assert seen == sorted(seen)
     assert 0 <= seen[0] < seen[-1] < 1
     with pytest.raises(Cancelled):
-        evaluate(scan, 2, (), methods=("nearest",), cancel=lambda: True)
+        evaluate(scan, 2, (), cancel=lambda: True, **options)
 
 
 @pytest.mark.parametrize(
@@ -158,7 +164,7 @@ def test_progress_rises_to_the_end_and_cancel_stops(scan):
 )
 def test_what_cannot_be_evaluated_is_refused(scan, options, message):
     with pytest.raises(InputError, match=message):
-        evaluate(scan, **({"scale": 2, "checkpoints": (), "methods": ("nearest",)} | options))
+        evaluate(scan, **({"scale": 2, "checkpoints": (), "methods": ("nearest",), "distances": ()} | options))
 
 
 def test_scans_of_different_tables_are_not_compared(scan):

@@ -26,7 +26,7 @@ CHECKS = [
 @pytest.fixture(scope="module")
 def evaluation():
     scan = phantom((38, 46, 4), (4.0, 4.0, 6.0), seed=1)
-    return evaluate(scan, 2, (), methods=("nearest", "linear", "sinc"))
+    return evaluate(scan, 2, (), methods=("nearest", "linear", "sinc"), distances=())
 
 
 @pytest.fixture(scope="module")
@@ -167,7 +167,7 @@ def test_report_needs_its_folder(evaluation, tmp_path):
 
 def test_a_scan_without_b0_can_be_compared(tmp_path):
     scan = phantom((38, 46, 4), (4.0, 4.0, 6.0), seed=1, shells=((500, 10), (1500, 10)))
-    result = assess(scan, scan)
+    result = assess(scan, scan, distances=())
     assert result.shells == ["b500", "b1500"]
     report.write_report(result, tmp_path / "r.html")
 
