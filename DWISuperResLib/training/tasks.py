@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from .. import degradation
@@ -62,4 +63,6 @@ TASKS: dict[str, Task] = {"super-resolution": reduce_resolution, "denoising": ad
 
 def separable(slab: Slab, rows: NDArray, columns: NDArray) -> Slab:
     """Multiply the last two axes of `slab` by a matrix each."""
-    return np.matmul(rows.astype(np.float32), np.matmul(slab, columns.T.astype(np.float32)))
+    # torch's products, unlike NumPy's, keep to the one thread that a loader's worker has.
+    left, right = (torch.from_numpy(operator.astype(np.float32)) for operator in (rows, columns.T))
+    return (left @ (torch.from_numpy(slab.astype(np.float32, copy=False)) @ right)).numpy()
