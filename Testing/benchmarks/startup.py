@@ -1,13 +1,17 @@
-"""Start-up times: `python -m Testing.benchmarks.startup` prints them with their limits, medians of repeated runs."""
+"""Start-up times against their limits.
+
+python -m Testing.benchmarks.startup [--repeats 5] [--json FILE]
+"""
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from Testing.benchmarks.harness import Result, parser, report
 
 ROOT = Path(__file__).parents[2]
 LIMITS = {"import DWISuperResLib": 0.2, "dwi-superres --help": 0.5, "first progress line of run": 5.0}  # seconds
@@ -45,12 +49,15 @@ def _seconds(command: list[str], *, first_line: bool = False) -> float:
     return seconds if first_line else time.perf_counter() - start
 
 
-def main() -> None:
-    """Print the table."""
-    for name, seconds in measure().items():
-        median, spread = statistics.median(seconds), max(seconds) - min(seconds)
-        verdict = "ok" if median < LIMITS[name] else "TOO SLOW"
-        print(f"{name:28} {median:6.3f} s  (spread {spread:.3f} s, limit {LIMITS[name]:g} s)  {verdict}")
+def main(argv: list[str] | None = None) -> list[Result]:
+    """Measure, print, write."""
+    arguments = parser(__doc__).parse_args(argv)
+    results = [
+        Result(name, "limit", seconds, [LIMITS[name]] * len(seconds), goal=1)
+        for name, seconds in measure(arguments.repeats).items()
+    ]
+    report(results, arguments.json)
+    return results
 
 
 if __name__ == "__main__":

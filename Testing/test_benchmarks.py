@@ -1,0 +1,82 @@
+"""The benchmarks run, at tiny sizes, and tell what they should."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from Testing.benchmarks import __main__ as benchmarks
+from Testing.benchmarks import ceilings, gpu, harness, memory, super_resolution, whole_scan
+
+
+def test_ratios_come_from_neighbouring_runs():
+    result = harness.Result("task", "peer", [1.0, 2.0], [3.0, 8.0])
+    assert result.ratios == [3.0, 4.0]
+
+
+def test_operations_and_traffic_of_a_convolution():
+    network = _Taking(nn.Conv2d(3, 8, 3, padding=1, bias=False))
+    x = torch.rand(2, 3, 10, 12)
+    assert ceilings.operations(network, x, 2) == 2 * 2 * 10 * 12 * 9 * 3 * 8
+    elements = 2 * 10 * 12 * (3 + 8) + 9 * 3 * 8
+    assert ceilings.traffic(network, x, 2, None) == 4 * elements
+    assert ceilings.traffic(network, x, 2, torch.bfloat16) == 2 * elements
+
+
+class _Taking(nn.Module):
+    """A layer that is called as our networks are."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x, scale):
+        return self.layer(x)
+
+
+def test_paper_network_agrees_with_the_reference_pipeline(tmp_path):
+    pytest.importorskip("fastai")
+    speed, agreement = super_resolution.against_fastai((26, 30, 1), tmp_path, repeats=1)
+    assert len(speed.ratios) == 1
+    assert agreement.ours[0] < 5e-3  # so small a slice is all border; the limit holds for whole ones
+
+
+def test_share_of_the_ceiling_is_one_at_most():
+    result = super_resolution.against_ceiling("default network", (24, 20), 1)
+    assert 0 < result.ratios[0] < 1.2
+
+
+def test_whole_scan_runs_both_commands():
+    (result,) = whole_scan.main(["--quick", "--repeats", "1"])
+    assert result.skipped or len(result.ours) == len(result.theirs) == 1
+
+
+def test_without_a_card_the_script_runs_small_and_says_why(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("there is a graphics card")
+    results = gpu.main(["--quick", "--repeats", "1", "--no-scan"])
+    assert results == []
+    said = capsys.readouterr().out
+    assert "No figure for a graphics card" in said
+    assert "slices/s" in said
+
+
+def test_memory_is_measured_where_the_system_allows(tmp_path, capsys):
+    results = memory.main(["--quick", "--repeats", "1", "--plot", str(tmp_path / "cost.png")])
+    if not results[0].skipped:
+        assert (tmp_path / "cost.png").stat().st_size > 1000
+        assert all(result.ratios[0] >= 1 for result in results[:3])
+
+
+def test_one_command_gathers_all_in_one_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole_scan, "main", lambda argv: [harness.Result("a", "b", [1.0], [2.0])])
+    benchmarks.main(["whole_scan", "--quick", "--json", str(tmp_path / "all.json")])
+    content = json.loads((tmp_path / "all.json").read_text())
+    assert content["results"][0]["ratios"] == [2.0]
+    assert content["machine"]["packages"]["torch"] == torch.__version__
+
+
+def test_unknown_names_are_refused():
+    with pytest.raises(SystemExit):
+        benchmarks.main(["nonsense"])
