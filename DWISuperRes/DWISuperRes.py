@@ -87,7 +87,7 @@ class DWISuperResWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
 
     def onSceneEndClose(self, _caller, _event):
         """Start anew if the module is on screen."""
-        if self.parent.isEntered:
+        if getattr(self.parent, "isEntered", True):  # a widget made by a script has no such parent
             self.enter()
 
     def cleanup(self):

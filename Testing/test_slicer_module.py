@@ -118,7 +118,7 @@ def test_console_as_documented(module, checkpoint, small_dwi):
 def test_a_checkpoint_that_is_none(module, small_dwi, tmp_path):
     path = tmp_path / "no model.safetensors"
     path.write_bytes(b"\x00" * 100)
-    with pytest.raises(InputError, match="no model.safetensors"):
+    with pytest.raises(InputError, match=r"no model\.safetensors"):
         make_logic(module).superResolve(mrml.add_dwi_node(small_dwi, "scan"), checkpoint=str(path))
 
 
@@ -208,12 +208,12 @@ def test_picture_of_the_panel(module, host, monkeypatch):
     reference = mrml.add_dwi_node(small_phantom(), "DWI phantom")
     widget.panel.parameters.inputVolume = widget.panel.parameters.referenceVolume = reference
     widget.panel.parameters.testVolume = mrml.add_dwi_node(small_phantom(), "DWI phantom SR x2")
-    widget.panel.widget.resize(440, 820)
-    widget.panel.widget.show()
+    widget.parent.resize(440, 860)
+    widget.parent.show()
     host.application.processEvents()
-    picture = widget.panel.widget.grab().toImage()
+    picture = widget.parent.grab().toImage()
     widget.cleanup()
-    assert (picture.width(), picture.height()) == (440, 820)
+    assert (picture.width(), picture.height()) == (440, 860)
     grey = np.frombuffer(picture.convertToFormat(picture.Format.Format_Grayscale8).constBits(), np.uint8)
     assert 0.01 < (grey < 100).mean() < 0.3  # text is there, and no black hole
     if os.environ.get("UPDATE_SCREENSHOT"):

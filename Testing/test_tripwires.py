@@ -88,7 +88,7 @@ def test_imports_stay_light(code):
 
 
 def test_signals_are_connected_by_attribute():
-    """`w.connect("signal()", f)` cannot be tested outside of Slicer; the one documented exception is startupCompleted."""
+    """`w.connect("signal()", f)` cannot be tested outside of Slicer; startupCompleted is the documented exception."""
     found = []
     for path in [*(ROOT / "DWISuperResLib/gui").glob("*.py"), ROOT / "DWISuperRes/DWISuperRes.py"]:
         found += re.findall(r'\.connect\("(\w+)', path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from slicer.i18n import tr as _
 
 from .. import mrml
 from ..errors import DWISuperResError
+from .logic import WARNINGS
 from .run_control import RunControl
 
 
@@ -66,7 +67,9 @@ class CompareSection:
         name, chart = self._shown
         if f"{name}_difference" in mrml.comparison_nodes():
             mrml.show_map(name, chart)
-            self._ui.compareWarningLabel.text = "\n".join(f"⚠ {w}" for w in self._panel.logic.job.warnings)
+            test = self._panel.parameters.testVolume
+            warnings = (test.GetAttribute(WARNINGS) or "").splitlines() if test is not None else []
+            self._ui.compareWarningLabel.text = "\n".join(f"⚠ {warning}" for warning in warnings)
         else:
             self._ui.compareWarningLabel.text = _("{map} was not computed; tick it above and compare again.").format(
                 map=name.upper()

@@ -1,6 +1,6 @@
 """A job: commands run one after another in child processes, then their results taken over; it can be cancelled.
 
-It owns the temporary folder and removes it however it ends. Its caller drives it: `wait()` blocks, or `poll()` by timer.
+It owns the temporary folder and removes it however it ends. Its caller drives it: `wait()` blocks, or a timer polls.
 """
 
 from __future__ import annotations

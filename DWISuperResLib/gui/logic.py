@@ -25,6 +25,8 @@ from .job import Job, Step, check_space, make_folder
 from .paths import child_environment, python_executable, temporary_folder
 
 POLL_MILLISECONDS = 100
+WARNINGS = "DWISuperRes.Warnings"
+"""Attribute of a super-resolved node: what the self-checks warned of, a sentence a line."""
 
 
 class Logic:
@@ -111,19 +113,25 @@ class Logic:
         deviations = folder / "uncertainty.nrrd"
         options += ["--uncertainty", str(deviations)] if uncertainty else []
 
-        def finish(_results):
+        def finish(results):
             name = f"{inputVolume.GetName()} SR x{scale}"
             present = outputVolume is not None and slicer.mrmlScene.IsNodePresent(outputVolume)
             output = mrml.read_dwi_nrrd(folder / "output.nrrd", inputVolume, outputVolume if present else None, name)
             output.SetAttribute("DWISuperRes.Checkpoint", str(checkpoint))
             output.SetAttribute("DWISuperRes.Scale", str(scale))
             output.SetNodeReferenceID("DWISuperRes.Input", inputVolume.GetID())
+            output.SetAttribute(WARNINGS, "\n".join(results[-1]["warnings"]))
             if uncertainty:
                 mrml.read_dwi_nrrd(deviations, inputVolume, name=f"{output.GetName()} uncertainty")
             return output
 
         arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), *options]
-        steps = [*self._probe(device), self._step(arguments, device=device)]
+        checks = [*arguments[1:3], str(checkpoint), str(scale), sliceAxis, *([str(deviations)] if uncertainty else [])]
+        steps = [
+            *self._probe(device),
+            self._step(arguments, device=device),
+            Step(lambda _: [*self._module("DWISuperResLib.gui.checks"), *checks], weight=0.3),
+        ]
         return self._run({"input.nrrd": inputVolume}, steps, folder, finish, waitForCompletion, onProgress, onFinished)
 
     def superResolve(self, inputVolume, checkpoint: str = "default", scale: int = 2, **options):
@@ -293,15 +301,7 @@ class Logic:
                 if results:
                     self._devices[device] = results[0]["device"]
                 chosen = ["--device", self._devices[device]]
-            return [
-                self._python or python_executable(),
-                "-m",
-                "DWISuperResLib",
-                *arguments,
-                *chosen,
-                "--progress",
-                "json",
-            ]
+            return [*self._module("DWISuperResLib"), *arguments, *chosen, "--progress", "json"]
 
         return Step(command)
 
@@ -309,8 +309,10 @@ class Logic:
         """Once a session and device, find out in the child whether PyTorch works there."""
         if device in self._devices:
             return []
-        module = "DWISuperResLib.gui.probe"
-        return [Step(lambda _: [self._python or python_executable(), "-m", module, device], weight=0.0)]
+        return [Step(lambda _: [*self._module("DWISuperResLib.gui.probe"), device], weight=0.0)]
+
+    def _module(self, name: str) -> list[str]:
+        return [self._python or python_executable(), "-m", name]
 
     def _run(self, nodes, steps, folder, finish, wait, on_progress, on_finished):
         job = Job(

@@ -69,7 +69,10 @@ class RunControl:
     def _ended(self, job: Job) -> None:
         self._show(False)
         if job.state == "finished":
-            lines = [_("Done.") + (f" {job.device}." if job.device else ""), *job.warnings]
+            lines = [
+                _("Done.") + (f" {job.device}." if job.device else ""),
+                *(f"⚠ {warning}" for warning in job.warnings),
+            ]
             self._label.text = "\n".join(lines)
             self._finished(job.result)
         elif job.state == "cancelled":

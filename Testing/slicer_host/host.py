@@ -1,5 +1,6 @@
 """Starting the host: a scene, an off-screen application, and the modules that only Slicer has."""
 
+import importlib
 import importlib.util
 import os
 import sys
@@ -8,6 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+CTK_NAMES = (
+    *("ctkCheckBox", "ctkCheckablePushButton", "ctkSliderWidget", "ctkDoubleSlider", "ctkDoubleSpinBox", "ctkComboBox"),
+    *("ctkRangeWidget", "ctkDirectoryButton", "ctkColorPickerButton", "ctkDoubleRangeSlider", "ctkCollapsibleGroupBox"),
+)
+QMRML_NAMES = ["qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"]
 DIVERGING = "FileDivergingBlueRed.txt"
 SEQUENTIAL = "FileViridis.txt"
 
@@ -146,7 +152,25 @@ def start() -> Host:
     slicer.modules = types.SimpleNamespace()
     _replace_dialogs(host)
     _start_mrml(host)
+    if folder := os.environ.get("SLICER_PYTHON_DIR"):
+        _use_slicers_own(Path(folder))
     return host
+
+
+def _use_slicers_own(folder):
+    """Take the Python of a Slicer checkout (its Base/Python/slicer) in place of the host's: an oracle for the host."""
+    import ctk
+    import slicer
+
+    for module, names in ((ctk, CTK_NAMES), (slicer, QMRML_NAMES)):  # widgets they know and the panel has none of
+        for name in names:
+            if not hasattr(module, name):
+                setattr(module, name, type(name, (), {}))
+    slicer.app.translate = lambda _context, text: text
+    slicer.__path__.append(str(folder))
+    for name in ("i18n", "parameterNodeWrapper"):
+        del sys.modules[f"slicer.{name}"]
+        setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
 
 
 def _replace_dialogs(host):
