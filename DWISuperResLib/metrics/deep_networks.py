@@ -79,6 +79,8 @@ class _AlexNetFeatures(nn.Module):
 class _DISTS(nn.Module):
     """1 - sum over taps and channels of weighted similarities of means and of (co)variances."""
 
+    window: Tensor
+
     def __init__(self, vgg: Any, alpha: Tensor, beta: Tensor) -> None:
         super().__init__()
         self.vgg = vgg

@@ -318,12 +318,11 @@ def _blurred(case: Case, width: float) -> DWI:
 
 def _gridded(case: Case, period: int, amplitude: float) -> DWI:
     """Modulate the signal along both in-plane axes."""
-    waves = []
+    signal = case.dwi.signal
     for axis in in_plane_axes(case.axis):
-        wave = np.cos(2 * np.pi * np.arange(case.dwi.spatial_shape[axis]) / period)
-        waves.append(wave.reshape([-1 if a == axis else 1 for a in range(4)]))
-    factor = (1 + amplitude * sum(waves)).astype(np.float32)
-    return replace(case.dwi, signal=case.dwi.signal * factor)
+        wave = 1 + amplitude * np.cos(2 * np.pi * np.arange(signal.shape[axis]) / period)
+        signal = signal * wave.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])
+    return replace(case.dwi, signal=signal)
 
 
 def _metrics(rows: Sequence[Row]) -> list[str]:
