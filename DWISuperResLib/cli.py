@@ -94,13 +94,6 @@ def _number_or_none(text: str) -> float | None:
 
 
 def _pair(text: str) -> tuple[str, str]:
-    name, separator, value = text.partition("=")
-    if not (name and separator and value):
-        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
-    return name, value
-
-
-def _pair(text: str) -> tuple[str, str]:
     name, _, value = text.partition("=")
     if not (name and value):
         raise ValueError(text)
@@ -252,6 +245,7 @@ def _add_evaluation_commands(subparsers) -> None:
     command.add_argument(
         "--methods", type=_names, help="some of nearest,linear,cubic,bspline,lanczos,sinc (default: all)"
     )
+    command.add_argument("--distances", type=_names, help="deep feature distances (default: all at hand)")
     _add_degradation(command)
     _add_gradients(command)
     command.add_argument("--fit", metavar="wls|ols|iwls", default="wls", help="tensor fit (default: wls)")

@@ -163,6 +163,7 @@ def evaluate(arguments: argparse.Namespace, report: Reporter) -> None:
             axis=arguments.axis,
             mask=_read_mask(arguments.mask, dwi),
             fit=arguments.fit,
+            distances=arguments.distances,
             device=arguments.device,
             precision=arguments.precision,
             ensemble=arguments.ensemble,

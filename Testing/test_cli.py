@@ -29,7 +29,7 @@ SHELLS = ((0, 1), (1000, 7))
 
 @pytest.fixture(scope="module")
 def scan():
-    return phantoms.phantom((16, 20, 4), (10, 10, 12), shells=SHELLS)
+    return phantoms.phantom((36, 44, 4), (4, 4, 12), shells=SHELLS)
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ def test_run_gives_what_the_engine_computes_with_the_same_options(scan, scan_fil
 
 def test_maps_of_a_given_mask(scan, scan_file, tmp_path):
     mask = np.zeros(scan.spatial_shape, np.uint8)
-    mask[4:12, 5:15, 1:3] = 1
+    mask[10:26, 12:32, 1:3] = 1
     write_image(mask, scan.affine, tmp_path / "mask.nrrd")
     options = ["--maps", "md,gfa", "--format", "nrrd", "--mask", tmp_path / "mask.nrrd"]
     assert run("maps", scan_file, tmp_path / "maps", *options) == 0
@@ -142,11 +142,12 @@ def test_compare_writes_maps_differences_statistics_and_a_report(scan, scan_file
 
 
 def test_evaluate_scores_every_method(scan_file, checkpoint, tmp_path):
-    options = ["--checkpoint", checkpoint, "--methods", "nearest,sinc", "--device", "cpu"]
+    options = ["--checkpoint", checkpoint, "--methods", "nearest,sinc", "--device", "cpu", "--distances", "dists"]
     assert run("evaluate", scan_file, tmp_path / "out", *options) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} >= {"report.html", "scores.tsv", "scores.json"}
-    methods = {row["method"] for row in json.loads((tmp_path / "out" / "scores.json").read_text())["scores"]}
-    assert methods == {"nearest", "sinc", "untrained"}
+    scores = json.loads((tmp_path / "out" / "scores.json").read_text(encoding="utf-8"))
+    assert {row["method"] for row in scores["scores"]} == {"nearest", "sinc", "untrained"}
+    assert list(scores["conditions"]["deep distances"]) == ["dists"]
 
 
 @pytest.mark.parametrize(
@@ -272,7 +273,7 @@ def test_outputs_are_refused_before_anything_is_read(tmp_path, scan_file, capfd)
     assert "already exists" in capfd.readouterr().err
     assert existing.read_bytes() == b"precious"
     assert run("run", scan_file, existing, "--method", "sinc", "--overwrite") == 0
-    assert read_dwi(existing).spatial_shape == (32, 40, 4)
+    assert read_dwi(existing).spatial_shape == (72, 88, 4)
 
 
 def test_a_mask_on_another_grid_is_refused(scan, scan_file, tmp_path, capfd):
