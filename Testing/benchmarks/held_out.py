@@ -85,15 +85,12 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             rows.append(row)
             cells = (f"{row[name]:.4g} ({row[f'{name}_change']:+.1f} %)" for name in ("rmse", "fa", "qa"))
             best = ", ".join(f"{row[f'{name}_best_method']} {row[f'{name}_best']:.4g}" for name in ("rmse", "fa", "qa"))
-            print(
-                f"| {row['scan']} | {scale} | {' | '.join(cells)} | {best} | {'yes' if row['grid'] else 'no'} |",
-                flush=True,
-            )
+            grid = "yes" if row["grid"] else "no"
+            print(f"| {row['scan']} | {scale} | {' | '.join(cells)} | {best} | {grid} |", flush=True)
         if floor := noise_floor(path):
-            rows.append({"scan": Path(path).name.split(".")[0], "repeats": floor})
-            print(
-                f"| {rows[-1]['scan']}, repeats | - | {floor['rmse']:.4g} | {floor['fa']:.4g} | {floor['qa']:.4g} | - | - |"
-            )
+            name = Path(path).name.split(".")[0]
+            rows.append({"scan": name, "repeats": floor})
+            print(f"| {name}, repeats | - | {floor['rmse']:.4g} | {floor['fa']:.4g} | {floor['qa']:.4g} | - | - |")
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))
     return rows
