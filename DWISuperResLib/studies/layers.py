@@ -30,7 +30,14 @@ LOSSES: dict[str, tuple[int, ...]] = {
 """Which of the paper's five taps each loss has; abl4 is Feat0."""
 
 TRANSFERRED = ("L1", "Feat0", "Feat1")
-NETWORK = {"scales": [2, 3], "width": 24, "blocks": [1, 1, 1, 1], "neighbours": 0, "guidance": []}
+NETWORK = {
+    "scales": [2, 3],
+    "width": 24,
+    "blocks": [1, 1, 1, 1],
+    "neighbours": 0,
+    "guidance": [],
+    "band_limited": False,  # else the network could not draw a grid within the measured band
+}
 """Small, one slice in, and coarse enough inside (16 px of the x2 image) to draw a grid of every period measured."""
 
 STRENGTH = 125.0
