@@ -162,6 +162,10 @@ def _add_degradation(command) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the noise (default: 0)")
 
 
+def _add_uncompressed(command) -> None:
+    command.add_argument("--uncompressed", action="store_true", help="write .nrrd without compression")
+
+
 def _add_scale_and_axis(command) -> None:
     command.add_argument("--scale", type=int, default=2, help="in-plane factor, up to 5 (default: 2)")
     command.add_argument("--axis", metavar="i|j|k", help="slice axis, when the header misleads")
@@ -196,6 +200,7 @@ def _add_scan_commands(subparsers) -> None:
     )
     command.add_argument("--mask", metavar="FILE", help="spend time only where this mask is set")
     command.add_argument("--batch-size", type=int, metavar="N", help="slices at a time (default: what fits)")
+    _add_uncompressed(command)
 
     command = _add(
         subparsers, "maps", commands.maps, "compute microstructure maps", "maps scan.nii.gz maps --maps fa,md,qa"
@@ -228,6 +233,7 @@ def _add_scan_commands(subparsers) -> None:
     _add_degradation(command)
     command.add_argument("--fwhm", type=float, metavar="MM", help="width of the gaussian model")
     _add_gradients(command)
+    _add_uncompressed(command)
 
 
 def _add_evaluation_commands(subparsers) -> None:

@@ -286,7 +286,7 @@ def _write(dwi: DWI, path: str, arguments: argparse.Namespace, report: Reporter)
     from .io import write_dwi
 
     report.status(f"Writing {path}")
-    write_dwi(dwi, path, overwrite=arguments.overwrite)
+    write_dwi(dwi, path, overwrite=arguments.overwrite, compress=not arguments.uncompressed)
 
 
 def _grid_text(dwi: DWI) -> str:

@@ -78,7 +78,7 @@ def read_dwi(
         raise InputError(f"{path}: {error}") from error
 
 
-def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False) -> None:
+def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False, compress: bool = True) -> None:
     """Write a scan: an image with .bval and .bvec beside it (NIfTI), or NRRD; all of it or nothing.
 
     Integers are stored where that keeps every bit of the signal, else float32. NIfTI-1 rounds the affine to float32;
@@ -91,6 +91,8 @@ def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False) -> 
         .nii, .nii.gz, .nrrd, or .nhdr with its voxels in a .raw.gz beside it.
     overwrite : bool
         Replace files that exist.
+    compress : bool
+        False writes .nrrd without compression, for a program that reads it at once; other formats say it by their name.
 
     Raises
     ------
@@ -108,7 +110,7 @@ def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False) -> 
         else:
             from . import nrrd
 
-            nrrd.write_dwi(dwi, files[-1], *_data(files, path))
+            nrrd.write_dwi(dwi, files[-1], *_data(files, path), compress=compress or len(files) > 1)
 
 
 def read_image(path: str | os.PathLike) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
 
@@ -77,7 +78,7 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return image.voxels[..., 0], image.affine
 
 
-def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str) -> None:
+def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str, *, compress: bool = True) -> None:
     """Write one file, or a header at `path` and the voxels at `data`, which the header will call `data_name`."""
     if dwi.n_volumes < FEWEST_VOLUMES:
         raise InputError(
@@ -90,7 +91,8 @@ def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str) -> None:
     keys = {"modality": "DWMRI", "DWMRI_b-value": repr(float(largest))}
     keys |= {f"DWMRI_gradient_{n:04d}": " ".join(repr(float(x)) for x in g) for n, g in enumerate(scaled)}
     dtype = stored_dtype(dwi.signal)
-    write_image(dwi.signal, dwi.affine, path, dtype, data, data_name, keys=keys, acquisition_axis=dwi.acquisition_axis)
+    more = {"keys": keys, "acquisition_axis": dwi.acquisition_axis, "compress": compress}
+    write_image(dwi.signal, dwi.affine, path, dtype, data, data_name, **more)
 
 
 def write_image(
@@ -103,8 +105,9 @@ def write_image(
     *,
     keys: Mapping[str, str] | None = None,
     acquisition_axis: int | None = None,
+    compress: bool = True,
 ) -> None:
-    """Write (X, Y, Z) or (X, Y, Z, N) in LPS space, gzipped."""
+    """Write (X, Y, Z) or (X, Y, Z, N) in LPS space, gzipped unless told otherwise."""
     volumes = voxels.ndim == 4
     columns = (affine[:3] * np.array(SPACES["lps"])[:, None] + 0.0).T
     lines = [
@@ -116,7 +119,7 @@ def write_image(
         "space directions: " + " ".join(map(_vector, columns[:3])) + " none" * volumes,
         "kinds: space space space" + " list" * volumes,
         "endian: little",
-        "encoding: gzip",
+        "encoding: " + ("gzip" if compress else "raw"),
         'space units: "mm" "mm" "mm"',
         "space origin: " + _vector(columns[3]),
     ]
@@ -131,14 +134,14 @@ def write_image(
     with open(path, "xb") as file:
         file.write("\n".join([*lines, "", ""]).encode("utf-8"))
         if data is None:
-            _write_data(file, voxels, dtype)
+            _write_data(file, voxels, dtype, compress)
     if data is not None:
         with open(data, "xb") as file:
-            _write_data(file, voxels, dtype)
+            _write_data(file, voxels, dtype, compress)
 
 
-def _write_data(file: IO[bytes], voxels: NDArray, dtype: np.dtype) -> None:
-    with compressed_output(file) as stream:
+def _write_data(file: IO[bytes], voxels: NDArray, dtype: np.dtype, compress: bool) -> None:
+    with compressed_output(file) if compress else nullcontext(file) as stream:
         write_voxels(stream, voxels, dtype)
 
 
