@@ -378,6 +378,20 @@ def test_compare_shows_and_exports(widget, scan, small_dwi, host, tmp_path):
     assert not folders(tmp_path)
 
 
+def test_comparison_is_shown_on_return(widget, scan, small_dwi, host):
+    """The user left the module while it ran: nothing changes under their hands until they come back."""
+    widget.panel.parameters.referenceVolume = scan
+    widget.panel.parameters.testVolume = mrml.add_dwi_node(small_dwi, "test")
+    widget.panel.ui.compareButton.click()
+    widget.exit()
+    host.wait(lambda: not widget.logic.isRunning)
+    assert mrml.comparison_nodes()
+    assert not slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    widget.enter()
+    assert slicer.util.getNodesByClass("vtkMRMLPlotChartNode")
+    assert not host.errors
+
+
 def test_simulate_makes_the_input(widget, scan, host):
     widget.panel.parameters.referenceVolume = scan
     widget.panel.ui.simulateButton.click()

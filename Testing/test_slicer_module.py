@@ -208,12 +208,13 @@ def test_picture_of_the_panel(module, host, monkeypatch):
     reference = mrml.add_dwi_node(small_phantom(), "DWI phantom")
     widget.panel.parameters.inputVolume = widget.panel.parameters.referenceVolume = reference
     widget.panel.parameters.testVolume = mrml.add_dwi_node(small_phantom(), "DWI phantom SR x2")
-    widget.parent.resize(440, 860)
+    widget.panel.parameters.exportFolder = Path("/home/me/comparison")
+    widget.parent.resize(440, 760)
     widget.parent.show()
     host.application.processEvents()
     picture = widget.parent.grab().toImage()
     widget.cleanup()
-    assert (picture.width(), picture.height()) == (440, 860)
+    assert (picture.width(), picture.height()) == (440, 760)
     grey = np.frombuffer(picture.convertToFormat(picture.Format.Format_Grayscale8).constBits(), np.uint8)
     assert 0.01 < (grey < 100).mean() < 0.3  # text is there, and no black hole
     if os.environ.get("UPDATE_SCREENSHOT"):

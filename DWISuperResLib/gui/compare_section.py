@@ -25,6 +25,8 @@ class CompareSection:
             ui.simulateButton, bar, label, start=self._start_simulation, finished=self._simulated, **common
         )
         self._shown: tuple[str, str] | None = None
+        self._unseen = False
+        self._warn("")
         ui.exportPathLineEdit.filters = ctk.ctkPathLineEdit.Dirs | ctk.ctkPathLineEdit.Writable
         ui.exportButton.clicked.connect(self._export)
 
@@ -35,7 +37,14 @@ class CompareSection:
         self._compare.update(idle and two)
         self._simulate.update(idle and p is not None and p.referenceVolume is not None)
         self._ui.exportButton.enabled = p is not None and bool(mrml.comparison_nodes())
-        if p is not None and self._shown is not None and self._shown != self._choice():
+        if p is not None and self._unseen:  # once the user is back in the module
+            self._unseen = False
+            if mrml.show_comparison_layout():
+                self._show()
+                self._fit()
+            else:
+                self._show()
+        elif p is not None and self._shown is not None and self._shown != self._choice():
             self._show()
 
     def _choice(self) -> tuple[str, str]:
@@ -56,11 +65,8 @@ class CompareSection:
         )
 
     def _finished(self, _nodes) -> None:
-        if mrml.show_comparison_layout():
-            self._show()
-            self._fit()
-        else:
-            self._show()
+        self._unseen = True
+        self.update()
 
     def _show(self) -> None:
         self._shown = self._choice()
@@ -69,11 +75,14 @@ class CompareSection:
             mrml.show_map(name, chart)
             test = self._panel.parameters.testVolume
             warnings = (test.GetAttribute(WARNINGS) or "").splitlines() if test is not None else []
-            self._ui.compareWarningLabel.text = "\n".join(f"⚠ {warning}" for warning in warnings)
+            text = "\n".join(f"⚠ {warning}" for warning in warnings)
         else:
-            self._ui.compareWarningLabel.text = _("{map} was not computed; tick it above and compare again.").format(
-                map=name.upper()
-            )
+            text = _("{map} was not computed; tick it above and compare again.").format(map=name.upper())
+        self._warn(text)
+
+    def _warn(self, text: str) -> None:
+        self._ui.compareWarningLabel.text = text
+        self._ui.compareWarningLabel.visible = bool(text)
 
     @staticmethod
     def _fit() -> None:
@@ -88,12 +97,11 @@ class CompareSection:
         try:
             written = self._panel.logic.export(self._panel.parameters.exportFolder)
         except DWISuperResError as error:
-            self._ui.compareStatusLabel.text = str(error)
+            self._compare.say(str(error))
             slicer.util.errorDisplay(str(error), windowTitle=_("Export"))
         else:
-            self._ui.compareStatusLabel.text = _("Wrote {n} files to {folder}.").format(
-                n=len(written), folder=written[0].parent
-            )
+            text = _("Wrote {n} files to {folder}.")
+            self._compare.say(text.format(n=len(written), folder=written[0].parent))
 
     def _start_simulation(self, on_progress, on_finished):
         p = self._panel.parameters

@@ -105,7 +105,7 @@ class Logic:
         self._check_idle()
         if inputVolume is None:
             raise InputError("There is no input; choose a diffusion-weighted volume.")
-        options = ["--scale", str(scale), "--checkpoint", str(checkpoint), "--precision", precision]
+        options = ["--scale", str(scale), "--checkpoint", str(checkpoint), "--precision", precision, "--uncompressed"]
         options += ["--axis", sliceAxis] if sliceAxis else []
         options += [f"--{name}" for name, on in (("ensemble", ensemble), ("consistent", consistent)) if on]
         self._dependencies.ensure()
@@ -160,7 +160,7 @@ class Logic:
         self._dependencies.ensure()
         folder = self._folder(mrml.size_in_bytes(inputVolume) * 2)
         arguments = ["degrade", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", str(scale)]
-        arguments += ["--model", model, *(["--snr", str(snr)] if snr > 0 else [])]
+        arguments += ["--model", model, *(["--snr", str(snr)] if snr > 0 else []), "--uncompressed"]
         arguments += ["--axis", sliceAxis] if sliceAxis else []
 
         def finish(_results):
@@ -216,7 +216,7 @@ class Logic:
         for part, scale, axis in before:
             source, files[part] = files[part], f"{part}-interpolated.nrrd"
             arguments = ["run", str(folder / source), str(folder / files[part]), "--scale", str(scale)]
-            steps.append(self._step([*arguments, "--axis", axis, "--method", "sinc"]))
+            steps.append(self._step([*arguments, "--axis", axis, "--method", "sinc", "--uncompressed"]))
         output = folder / "comparison"
         arguments = ["compare", *(str(folder / files[part]) for part in ("reference", "test")), str(output)]
         arguments += ["--maps", ",".join(maps), "--format", "nrrd"]

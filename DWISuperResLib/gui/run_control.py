@@ -33,26 +33,36 @@ class RunControl:
         self._text, self._tip = button.text, button.toolTip
         self.running = False
         self._bar.visible = False
+        self.say("")
         button.clicked.connect(self._clicked)
 
     def update(self, can_start: bool) -> None:
         """Enable the button if a job can start, or is this control's and can be cancelled."""
         self._button.enabled = self.running or can_start
 
+    def say(self, text: str) -> None:
+        """Show a line below the button; an empty one takes no room."""
+        self._label.text = text
+        self._label.visible = bool(text)
+
     def _clicked(self, *_checked) -> None:
         if self.running:
             self._cancel()
             return
         self._show(True)
-        self._label.text = _("Starting...")
+        self.say(_("Starting..."))
         try:
             self._start(self._progressed, self._ended)
         except Cancelled as error:
             self._show(False)
-            self._label.text = str(error)
+            self.say(str(error))
         except DWISuperResError as error:
             self._show(False)
             self._fail(str(error), "")
+        except Exception:  # nothing runs, so the button must not say Cancel
+            self._show(False)
+            self.say("")
+            raise
 
     def _show(self, running: bool) -> None:
         self.running = running
@@ -64,7 +74,7 @@ class RunControl:
 
     def _progressed(self, job: Job) -> None:
         self._bar.value = round(100 * job.fraction)
-        self._label.text = status_text(job)
+        self.say(status_text(job))
 
     def _ended(self, job: Job) -> None:
         self._show(False)
@@ -73,15 +83,15 @@ class RunControl:
                 _("Done.") + (f" {job.device}." if job.device else ""),
                 *(f"⚠ {warning}" for warning in job.warnings),
             ]
-            self._label.text = "\n".join(lines)
+            self.say("\n".join(lines))
             self._finished(job.result)
         elif job.state == "cancelled":
-            self._label.text = str(job.error)
+            self.say(str(job.error))
         else:
             self._fail(str(job.error), job.details)
 
     def _fail(self, error: str, details: str) -> None:
-        self._label.text = error
+        self.say(error)
         options = {"detailedText": details} if details else {}
         slicer.util.errorDisplay(error, windowTitle="DWISuperRes", **options)
 
