@@ -17,6 +17,7 @@ from typing import Any
 
 import qt
 import slicer
+import slicer.util
 
 from .. import mrml
 from ..errors import InputError
@@ -246,7 +247,8 @@ class Logic:
         name = Path(path).name
         for suffix in (".gz", ".nii", ".nrrd", ".nhdr"):
             name = name.removesuffix(suffix)
-        return mrml.add_dwi_node(read_dwi(path, bval=bval, bvec=bvec), name)
+        with slicer.util.WaitCursor():
+            return mrml.add_dwi_node(read_dwi(path, bval=bval, bvec=bvec), name)
 
     def export(self, folder: str | Path) -> list[Path]:
         """Write the scene's comparison: maps (NIfTI), statistics.tsv and report.html. Existing files are replaced."""

@@ -91,8 +91,17 @@ def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str, *, compre
     keys = {"modality": "DWMRI", "DWMRI_b-value": repr(float(largest))}
     keys |= {f"DWMRI_gradient_{n:04d}": " ".join(repr(float(x)) for x in g) for n, g in enumerate(scaled)}
     dtype = stored_dtype(dwi.signal)
-    more = {"keys": keys, "acquisition_axis": dwi.acquisition_axis, "compress": compress}
-    write_image(dwi.signal, dwi.affine, path, dtype, data, data_name, **more)
+    write_image(
+        dwi.signal,
+        dwi.affine,
+        path,
+        dtype,
+        data,
+        data_name,
+        keys=keys,
+        acquisition_axis=dwi.acquisition_axis,
+        compress=compress,
+    )
 
 
 def write_image(
