@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from Testing.benchmarks import whole_scan
 from Testing.benchmarks.harness import Result, report
 
 NAMES = ("startup", "microstructure", "super_resolution", "whole_scan", "training", "memory", "gpu")
@@ -58,9 +58,7 @@ def _versions() -> list[str]:
         except PackageNotFoundError:
             found.append(f"{package} missing")
     if shutil.which("mrgrid"):
-        found.append(
-            subprocess.run(["mrgrid", "-version"], capture_output=True, text=True).stdout.split("==")[1].strip()
-        )
+        found.append(f"MRtrix3 {whole_scan.mrtrix_version()}")
     return found
 
 

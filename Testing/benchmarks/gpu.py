@@ -85,7 +85,9 @@ def throughput(device: torch.device, tiny: bool) -> None:
             shape = (network.slice_input.channels, *size[::-1])
             one = torch.rand(1, *shape, device=device)
             work = operations(network, one, SCALE)
-            called = torch.compile(network) if compiled else network
+            # On the processor the tracing alone: generating code takes minutes and shows nothing about a card.
+            backend = "inductor" if device.type == "cuda" else "eager"
+            called = torch.compile(network, backend=backend) if compiled else network
             for name, dtype in PRECISIONS.items():
                 needed = traffic(network, one, SCALE, dtype)
                 for batch in batches:

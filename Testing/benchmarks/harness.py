@@ -92,7 +92,7 @@ def report(results: Sequence[Result], json_path: Path | None = None) -> None:
         ours, theirs, ratio = (statistics.median(x) for x in (result.ours, result.theirs, result.ratios))
         spread = f"{min(result.ratios):.3g} to {max(result.ratios):.3g}"
         verdict = "" if result.goal is None else f"{result.goal:g} {'met' if ratio >= result.goal else 'MISSED'}"
-        print(f"{start} {ours:8.3f} {theirs:8.3f} {ratio:6.3g}x  {spread:15} {verdict}")
+        print(f"{start} {ours:8.4g} {theirs:8.4g} {ratio:6.3g}x  {spread:15} {verdict}")
         if result.note:
             print(f"    {result.note}")
     if json_path:

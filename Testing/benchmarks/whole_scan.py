@@ -7,6 +7,7 @@ Without a scan, the numerical phantom at 102 x 102 x 60 with 42 volumes, stored 
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import tempfile
 from dataclasses import replace
@@ -41,9 +42,14 @@ def main(argv: list[str] | None = None) -> list[Result]:
 
 def against_mrgrid(scan: Path, folder: Path, repeats: int) -> Result:
     """The two commands in turn."""
-    task, peer = "default network x2, whole scan, command line", "MRtrix3 mrgrid regrid, cubic"
+    task = "default network x2, whole scan, command line"
     if reason := missing_programs("mrgrid"):
-        return Result(task, peer, skipped=f"{reason}; Testing/install_system_packages.sh installs MRtrix3")
+        return Result(
+            task,
+            "MRtrix3 mrgrid regrid, cubic",
+            skipped=f"{reason}; Testing/install_system_packages.sh installs MRtrix3",
+        )
+    peer = f"MRtrix3 {mrtrix_version()} mrgrid regrid, cubic"
     checkpoint, note = "default", ""
     if "default" not in shipped_checkpoints():
         checkpoint = str(folder / "default.safetensors")
@@ -64,6 +70,11 @@ def against_mrgrid(scan: Path, folder: Path, repeats: int) -> Result:
         goal=0.5,
         note=f"{scan.name}, {threads} threads, starting Python and torch included{note}",
     )
+
+
+def mrtrix_version() -> str:
+    """As its programs tell it."""
+    return subprocess.run(["mrgrid", "-version"], capture_output=True, text=True, check=True).stdout.split()[2]
 
 
 if __name__ == "__main__":
