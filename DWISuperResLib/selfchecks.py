@@ -32,9 +32,9 @@ ANATOMY_THRESHOLD = 1.4
 """The same for the brain's volume and its extent along the slice axis."""
 STATISTICS_THRESHOLD = 1.0
 """Distance of an intensity statistic from its range in the training data, in widths of that (or `_TOLERANCE`)."""
-UNCERTAINTY_THRESHOLD = 1.0
-"""Ensemble spread of the signal in units of the input's noise."""
-FA_UNCERTAINTY_THRESHOLD = 0.05
+UNCERTAINTY_THRESHOLD = 3.2
+"""Ensemble spread of the signal, in percent of its mean in the brain."""
+FA_UNCERTAINTY_THRESHOLD = 0.015
 """Ensemble spread propagated to FA, median over the brain."""
 
 _SLICES, _VOLUMES, _VOXELS = 12, 6, 4000
@@ -108,7 +108,7 @@ def self_checks(
     if card is not None:
         checks += _domain_checks(low, card, mask, noise, axis)
     if uncertainty is not None:
-        checks += _uncertainty_checks(high, uncertainty, fine, noise)
+        checks += _uncertainty_checks(high, uncertainty, fine)
     return checks
 
 
@@ -302,15 +302,17 @@ def _outside(value: float, limits: tuple[float, ...], tolerance: float) -> float
     return max(low - value, value - high, 0.0) / max(high - low, tolerance)
 
 
-def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_], noise: float) -> list[Check]:
+def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_]) -> list[Check]:
     voxels = _some(mask, _VOXELS)
     spread = deviation[voxels]
-    value = float(np.sqrt(np.median((spread**2).mean(1))) / max(noise, 1e-12))
+    weighted = ~high.is_b0 if not high.is_b0.all() else high.is_b0
+    mean = float(high.signal[voxels][:, weighted].mean())
+    value = 100 * float(np.sqrt(np.median((spread[:, weighted] ** 2).mean(1)))) / max(mean, 1e-12)
     fired = value > UNCERTAINTY_THRESHOLD
     advice = "The members of the ensemble agree."
     if fired:
-        advice = "The members of the ensemble disagree by more than the noise; trust details only where the map is low."
-    checks = [Check("ensemble spread of the signal (noise SD)", value, UNCERTAINTY_THRESHOLD, fired, advice)]
+        advice = "The members of the ensemble disagree; trust details only where the uncertainty map is low."
+    checks = [Check("ensemble spread of the signal (%)", value, UNCERTAINTY_THRESHOLD, fired, advice)]
     if determines_tensor(high.bvals, high.bvecs):
         value = float(np.median(fa_deviation(high.signal[voxels], spread, high.bvals, high.bvecs)))
         fired = value > FA_UNCERTAINTY_THRESHOLD
