@@ -251,6 +251,8 @@ def test_comparison_nodes(scene, tmp_path):
     assert difference.GetColorNodeID().endswith("DivergingBlueRed.txt")
     fa = nodes["fa_reference"].GetDisplayNode()
     assert (fa.GetWindowLevelMin(), fa.GetWindowLevelMax()) == (0, 1)
+    transparent = slice_rgb(scene, nodes["fa_reference"])[..., 3] == 0
+    assert 0.2 < transparent.mean() < 0.8  # nothing outside of the mask, rather than the colour of zero
     table = nodes["statistics"].GetTable()
     assert [table.GetColumnName(c) for c in range(4)] == ["map", "region", "n", "mae"]
     assert table.GetValueByName(0, "n").ToDouble() == 560

@@ -88,10 +88,13 @@ class CompareSection:
     def _fit() -> None:
         """Turn the linked views to the image planes and fill them; only Slicer's window has them."""
         manager = slicer.app.layoutManager()
-        for tag in mrml.SLICE_VIEWS.values() if manager is not None else ():
-            if (view := manager.sliceWidget(tag)) is not None:
-                view.sliceLogic().RotateSliceToLowestVolumeAxes()
-                view.sliceLogic().FitSliceToAll()
+        if manager is None:
+            return
+        logics = [manager.sliceWidget(tag).sliceLogic() for tag in mrml.SLICE_VIEWS.values()]
+        for logic in logics:
+            logic.RotateSliceToLowestVolumeAxes()
+            logic.FitSliceToAll()
+            logic.SetSliceOffset(logics[0].GetSliceOffset())
 
     def _export(self, *_clicked) -> None:
         try:

@@ -11,6 +11,8 @@ from .input_section import chosen_path
 from .model_card import card_html, domain_warnings
 from .parameters import set_entries
 
+TASK = "super-resolution"
+
 
 class ModelSection:
     """The list of checkpoints, the card of the chosen one, the scale factors."""
@@ -20,7 +22,8 @@ class ModelSection:
         self._shown: str | None = None
         self.card = None
         self._ui.browseButton.clicked.connect(self._browse)
-        set_entries(self._ui.checkpointComboBox, [(name, name) for name in shipped_checkpoints()])
+        names = [name for name in shipped_checkpoints() if read_card(name).task == TASK]
+        set_entries(self._ui.checkpointComboBox, [(name, name) for name in names])
 
     def update(self) -> None:
         """Show the card of the chosen checkpoint and warn where the input lies outside of its training."""
@@ -49,10 +52,9 @@ class ModelSection:
             self.card = None
             self._ui.cardLabel.text = str(error)
             return
-        if self.card.task != "super-resolution":
-            self._ui.cardLabel.text = _("This is a checkpoint for {task}; choose one for super-resolution.").format(
-                task=self.card.task
-            )
+        if self.card.task != TASK:
+            text = _("This is a checkpoint for {task}; choose one for super-resolution.")
+            self._ui.cardLabel.text = text.format(task=self.card.task)
             self.card = None
             return
         self._ui.cardLabel.text = card_html(self.card)

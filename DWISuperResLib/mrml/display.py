@@ -12,8 +12,11 @@ UNITS = {"md": "mm²/s", "ad": "mm²/s", "rd": "mm²/s"}
 
 
 def show_value(node, low: float, high: float, title: str) -> None:
-    """Viridis from `low` to `high`, and a legend."""
+    """Viridis from `low` to `high`, nothing where the map is zero (outside of the mask), and a legend."""
     _show(node, low, high, SEQUENTIAL, title)
+    limits = np.finfo(np.float32)
+    node.GetDisplayNode().SetThreshold(float(limits.tiny), float(limits.max))
+    node.GetDisplayNode().ApplyThresholdOn()
 
 
 def show_difference(node, limit: float, title: str) -> None:
