@@ -1,6 +1,7 @@
 """The module as a whole: the scenarios of DWISuperResTest with the real child and a tiny checkpoint; its picture."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -102,10 +103,11 @@ def test_slicers_own_test_runs_these_scenarios(module):
     assert names == {name.replace("check_", "test_") for name in dir(self_test) if name.startswith("check_")}
 
 
-def test_console_as_documented(module, checkpoint, small_dwi):
-    """The lines of the documentation, with their results against the library's own in this process."""
+def test_console_as_documented(module, checkpoint, small_dwi, tmp_path):
+    """The lines of the documentation, against the library in this process; what else the child prints does not matter."""
     DWISuperRes, dwiNode = module, mrml.add_dwi_node(small_dwi, "scan")
-    logic = DWISuperRes.DWISuperResLogic(python=sys.executable, dependencies=NoDependencies())
+    python = launcher(tmp_path, "echo 'WARNING: {no JSON'; echo '[1, 2]'")
+    logic = DWISuperRes.DWISuperResLogic(python=python, dependencies=NoDependencies())
     out = logic.superResolve(dwiNode, checkpoint=checkpoint, scale=3)
     assert "out = logic.superResolve(dwiNode, checkpoint=" in module.DWISuperResLogic.__doc__
     expected = dsr.super_resolve(small_dwi, checkpoint, 3, device="cpu")
@@ -120,6 +122,16 @@ def test_a_checkpoint_that_is_none(module, small_dwi, tmp_path):
     path.write_bytes(b"\x00" * 100)
     with pytest.raises(InputError, match=r"no model\.safetensors"):
         make_logic(module).superResolve(mrml.add_dwi_node(small_dwi, "scan"), checkpoint=str(path))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends a POSIX signal")
+def test_killed_from_outside(module, checkpoint, small_dwi):
+    job = make_logic(module).process(
+        mrml.add_dwi_node(small_dwi, "scan"), checkpoint=checkpoint, device="cpu", waitForCompletion=False
+    )
+    os.kill(job._child._process.pid, signal.SIGKILL)
+    with pytest.raises(ProcessingError, match="ended by the system"):
+        job.wait()
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits resources by the shell's ulimit")
