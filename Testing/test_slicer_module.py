@@ -104,7 +104,7 @@ def test_slicers_own_test_runs_these_scenarios(module):
 
 
 def test_console_as_documented(module, checkpoint, small_dwi, tmp_path):
-    """The lines of the documentation, against the library in this process; what else the child prints does not matter."""
+    """The documented lines, against the library in this process; what else the child prints does not matter."""
     DWISuperRes, dwiNode = module, mrml.add_dwi_node(small_dwi, "scan")
     python = launcher(tmp_path, "echo 'WARNING: {no JSON'; echo '[1, 2]'")
     logic = DWISuperRes.DWISuperResLogic(python=python, dependencies=NoDependencies())
