@@ -2,7 +2,7 @@
 # Peers and libraries that pip cannot install: MRtrix3 (oracle for gradients and tensors), what Qt needs to run
 # without a display, a browser for the picture of the report. Tests skip, saying why, where these are missing.
 missing=""
-for package in mrtrix3 libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 chromium; do
+for package in mrtrix3 libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 chromium; do
     dpkg -s "$package" >/dev/null 2>&1 || missing="$missing $package"
 done
 [ -z "$missing" ] && exit 0

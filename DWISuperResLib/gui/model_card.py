@@ -22,10 +22,10 @@ def card_html(card: Card) -> str:
     """The card for a QLabel: a line a fact; what the file says is escaped, since it may come from anywhere."""
     rows = (
         (_("Scale factors"), ", ".join(f"×{scale}" for scale in card.scales)),
-        (_("Trained on"), _facts(card.training)),
-        (_("Low resolution by"), _facts(card.degradation)),
-        (_("Held-out scores"), _facts(card.scores)),
-        (_("Loss"), _facts(card.loss)),
+        (_("Trained on"), _plain(card.training.get("scans", ""))),
+        (_("Low resolution by"), _plain(card.degradation.get("model", ""))),
+        (_("Held-out scores"), _facts({k: v for k, v in card.scores.items() if not isinstance(v, Mapping)})),
+        (_("Loss"), _loss(card)),
         (_("Licence"), card.licence),
     )
     return "<br>".join(f"<b>{html.escape(name)}:</b> {html.escape(text)}" for name, text in rows if text)
@@ -61,6 +61,13 @@ def _range(values, unit: str) -> str:
     if unit == "s/mm²":
         low, high = f"{min(values):.0f}", f"{max(values):.0f}"
     return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+
+
+def _loss(card: Card) -> str:
+    terms = card.loss.get("terms")
+    if not isinstance(terms, list) or not all(isinstance(term, Mapping) and "name" in term for term in terms):
+        return _facts(card.loss)
+    return ", ".join(f"{term['name']} {_plain(term.get('weight', 1))}" for term in terms)
 
 
 def _facts(values: Mapping[str, Any]) -> str:
