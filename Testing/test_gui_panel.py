@@ -28,7 +28,7 @@ CARD = Card(
     scales=(2, 4),
     voxel_sizes={"in_plane": [1.5, 2.5], "slice": [2, 3]},
     bvals=(800, 1200),
-    training={"scans": 7},
+    training={"scans": ["anna.nii.gz", "bert.nrrd"]},
     scores={"fa_mae": 0.03},
     loss={"l1": 1.0},
     licence="CC-BY <b>4.0</b>",
@@ -197,7 +197,7 @@ def test_tooltips_keyboard_and_mnemonics(widget):
 def test_card_and_warnings(widget, scan, small_dwi):
     ui = widget.panel.ui
     assert "×2, ×4" in ui.cardLabel.text
-    assert "scans 7" in ui.cardLabel.text
+    assert "anna.nii.gz, bert.nrrd" in ui.cardLabel.text
     assert "&lt;b&gt;4.0" in ui.cardLabel.text  # a foreign file's words are text, not mark-up
     assert not ui.modelWarningLabel.text
     affine = small_dwi.affine @ np.diag([2, 2, 2, 1])

@@ -210,7 +210,7 @@ def test_picture_of_the_panel(module, host, monkeypatch):
         arguments={},
         scales=(2, 3),
         bvals=(900, 3000),
-        training={"scans": 5},
+        training={"scans": ["anna.nii.gz", "bert.nrrd"]},
         loss={"l1": 1.0},
         licence="Apache-2.0",
     )
