@@ -190,6 +190,14 @@ def test_scans_without_a_metric_do_not_enter_its_correlation():
     assert found["FA error", "PSNR"]["scans"] == 2
 
 
+def test_scans_of_one_file_name_are_told_apart(tmp_path):
+    files = [tmp_path / folder / "dwi.nii.gz" for folder in ("sub-1", "sub-2")]
+    assert metrics._scan_names(files) == {"sub-1-dwi": files[0], "sub-2-dwi": files[1]}
+    assert list(metrics._scan_names(files[:1])) == ["dwi"]
+    with pytest.raises(InputError, match="rename"):
+        metrics._scan_names([*files, tmp_path / "other" / "sub-2" / "dwi.nii"])
+
+
 def test_images_are_kept_for_readers(study, tmp_path, monkeypatch):
     data, _, _ = study
     few = {"x2 linear": 1, "x2 sinc": 1, "SNR 10": 1, "blur 1.5 px": 1}

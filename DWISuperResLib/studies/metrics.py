@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -93,7 +94,8 @@ def run_metric_study(
 
     Returns
     -------
-    Path of report.html; correlations.tsv and .json, and scores.tsv with every measurement, stand beside it.
+    Path of report.html; correlations.tsv and .json, and scores.tsv with every measurement, stand beside it. All are
+    rewritten after every scan.
 
     Raises
     ------
@@ -122,8 +124,8 @@ def run_metric_study(
     output.mkdir(parents=True, exist_ok=True)
     remember(output, asked, dict)
     rows: list[Row] = []
-    for number, path in enumerate(files):
-        case = open_case(path, slices)
+    for number, (scan, path) in enumerate(_scan_names(files).items()):
+        case = replace(open_case(path, slices), name=scan)
         folder = output / "runs" / case.name
         folder.mkdir(parents=True, exist_ok=True)
         measure = _Measurement(case, loaded)
@@ -142,23 +144,14 @@ def run_metric_study(
                 row = {"scan": case.name, "version": name, **measure(test)}
                 stored.write_text(json.dumps(row) + "\n", encoding="utf-8")
             rows.append(json.loads(stored.read_text(encoding="utf-8")))
-    table = correlate(rows, seed)
-    if readers is not None:
-        table += correlate_readers(rows, read_readers(readers, rows), seed)
-    for row in table:
-        row["weights"] = loaded[row["metric"]].weights if row["metric"] in loaded else ""
-    write_table(rows, output / "scores.tsv")
-    write_table(table, output / "correlations.tsv")
-    finite = [{k: v if v == v else None for k, v in row.items()} for row in table]  # JSON has no NaN
-    text = json.dumps({"asked": asked, "correlations": finite}, indent=1)
-    (output / "correlations.json").write_text(text + "\n", encoding="utf-8")
-    facts = {**asked, "versions": ", ".join(versions)}
-    report = output / "report.html"
-    write_page(
-        report, "Which metric foretells microstructure errors?", conclusions(table), page_sections(rows, table), table,
-        facts,
-    )  # fmt: skip
-    return report
+        last = number == len(files) - 1
+        table = correlate(rows, seed)
+        if readers is not None and last:
+            table += correlate_readers(rows, read_readers(readers, rows), seed)
+        for row in table:
+            row["weights"] = loaded[row["metric"]].weights if row["metric"] in loaded else ""
+        _publish(output, rows, table, {**asked, "versions": ", ".join(versions)})
+    return output / "report.html"
 
 
 def plan_versions(
@@ -293,6 +286,26 @@ class _Measurement:
         errors = [np.abs(difference[name][case.mask]).mean() for name in ("fa", "qa")]
         errors.append(angle[self.directed].mean() if self.directed.any() else np.nan)
         return row | {target: float(error) for target, error in zip(TARGETS, errors, strict=True)}
+
+
+def _scan_names(files: Sequence[Path]) -> dict[str, Path]:
+    """File names without suffix; with their folder's where two are alike."""
+    names = [path.name.split(".")[0] for path in files]
+    if len(set(names)) < len(names):
+        names = [f"{path.parent.name}-{name}" for path, name in zip(files, names, strict=True)]
+    if len(set(names)) < len(names):
+        raise InputError(f"Several scans are called {max(names, key=names.count)!r}; rename files or their folders.")
+    return dict(zip(names, files, strict=True))
+
+
+def _publish(output: Path, rows: Sequence[Row], table: Sequence[Row], facts: Mapping[str, Any]) -> None:
+    write_table(rows, output / "scores.tsv")
+    write_table(table, output / "correlations.tsv")
+    finite = [{k: v if v == v else None for k, v in row.items()} for row in table]  # JSON has no NaN
+    text = json.dumps({"asked": facts, "correlations": finite}, indent=1)
+    (output / "correlations.json").write_text(text + "\n", encoding="utf-8")
+    title, sections = "Which metric foretells microstructure errors?", page_sections(rows, table)
+    write_page(output / "report.html", title, conclusions(table), sections, table, facts)
 
 
 def _restored(
