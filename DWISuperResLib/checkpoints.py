@@ -175,7 +175,7 @@ def save_checkpoint(
         If the file cannot be written.
     """
     import torch
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -192,7 +192,8 @@ def save_checkpoint(
     card = dataclasses.replace(card, sha256=_digest(stored))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        save_file(stored, part, metadata={"format": "pt", "card": card.to_json()})
+        # save_file would make a file that nobody else can read.
+        part.write_bytes(save(stored, metadata={"format": "pt", "card": card.to_json()}))
         os.replace(part, path)
     except Exception as error:
         raise ProcessingError(f"{path} could not be written: {error}.") from error
