@@ -84,6 +84,14 @@ class DWI:
         return np.linalg.norm(self.affine[:3, :3], axis=0)
 
 
+def shells(bvals: NDArray[np.float64]) -> list[NDArray[np.intp]]:
+    """Indices of the volumes of each shell above b0, by rising b; a gap of over 100 s/mm² starts a new shell."""
+    bvals = np.asarray(bvals)
+    order = np.argsort(bvals, kind="stable")
+    order = order[bvals[order] > B0_THRESHOLD]
+    return np.split(order, np.flatnonzero(np.diff(bvals[order]) > 100) + 1) if order.size else []
+
+
 def _checked_affine(affine) -> NDArray[np.float64]:
     affine = np.array(affine, dtype=np.float64)
     if affine.shape != (4, 4):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .dwi import B0_THRESHOLD
+from .dwi import B0_THRESHOLD, shells
 from .errors import InputError
 
 
@@ -130,18 +130,10 @@ class SliceAssembler:
         return images / gains.view(-1, 1, 1, 1) + self.offset
 
 
-def shells(bvals: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Volume indices of each shell, b0 first: sorted b-values split where they rise by more than 10 % and 50 s/mm²."""
-    order = np.argsort(bvals, kind="stable")
-    ordered = np.maximum(bvals[order], B0_THRESHOLD)
-    rises = np.diff(ordered) > np.maximum(0.1 * ordered[:-1], B0_THRESHOLD)
-    return np.split(order, np.flatnonzero(rises) + 1)
-
-
 def _q_smooth(bvals, bvecs, gains) -> NDArray[np.float64]:
     """Hat matrix per shell: even polynomials up to order 2 span the even spherical harmonics up to order 2."""
     matrix = np.zeros((len(bvals), len(bvals)))
-    for members in shells(bvals):
+    for members in (np.flatnonzero(bvals <= B0_THRESHOLD), *shells(bvals)):
         g = bvecs[members]
         x, y, z = g.T
         basis = np.stack((x * x, y * y, z * z, x * y, x * z, y * z), axis=1)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from DWISuperResLib.dwi import shells
 from DWISuperResLib.errors import InputError
 
 
@@ -45,3 +46,9 @@ def test_impossible_volumes_are_refused_in_one_sentence(small_dwi, change, sente
 def test_the_table_cannot_be_changed_behind_the_check(small_dwi):
     with pytest.raises(ValueError, match="read-only"):
         small_dwi.bvecs[3] = 0
+
+
+def test_shells_are_found_by_gaps():
+    members = shells(np.array([0, 995, 2010, 5, 1005, 1990, 0, 1000.0]))
+    assert [m.tolist() for m in members] == [[1, 7, 4], [5, 2]]
+    assert shells(np.zeros(3)) == []

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput, shells
+from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput
 
 
 def directions(n, seed=0):
@@ -66,11 +66,6 @@ def test_q_smooth_keeps_a_signal_that_is_quadratic_in_the_direction_and_averages
     np.testing.assert_allclose(smooth[:2].mean((1, 2)), 60, atol=0.15)
     # A fit of 6 coefficients to 30 samples keeps 6/30 of the noise variance on average.
     assert smooth[2:].var(axis=(1, 2)).mean() == pytest.approx(6 / 30, rel=0.1)
-
-
-def test_shells_are_found_by_gaps():
-    members = shells(np.array([0, 995, 2010, 5, 1005, 1990, 0, 1000.0]))
-    assert [m.tolist() for m in members] == [[0, 6, 3], [1, 7, 4], [5, 2]]
 
 
 def test_unknown_guidance_and_too_many_neighbours_are_refused():

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
-from ..dwi import B0_THRESHOLD
+from ..dwi import B0_THRESHOLD, shells
 from ..errors import InputError
 
 SAMPLING_LENGTH = 1.25
@@ -65,14 +65,6 @@ def kernel(bvals: ArrayLike, bvecs: ArrayLike, directions: NDArray[np.float64]) 
     """(H, N) matrix from signals to the ODF along `directions` (H, 3)."""
     q = np.asarray(bvecs) * np.sqrt(np.asarray(bvals) * SIX_WATER_DIFFUSIVITY)[:, None] * SAMPLING_LENGTH
     return np.sinc(directions @ q.T / np.pi)
-
-
-def shells(bvals: ArrayLike) -> list[NDArray[np.intp]]:
-    """Indices of the volumes of each shell above b0, by rising b; a gap of over 100 s/mm² starts a new shell."""
-    bvals = np.asarray(bvals)
-    order = np.argsort(bvals, kind="stable")
-    order = order[bvals[order] > B0_THRESHOLD]
-    return np.split(order, np.flatnonzero(np.diff(bvals[order]) > 100) + 1) if order.size else []
 
 
 def balanced_kernel(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
