@@ -7,21 +7,17 @@ stays.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__
 from .degradation import degrade
 from .dwi import DWI
 from .errors import Cancelled, InputError
@@ -29,6 +25,7 @@ from .grid import AXIS_NAMES, check_same_grid, crop, slice_axis
 from .interpolation import METHODS, interpolate
 from .metrics import image_scores, residual_spectrum
 from .microstructure import angular_error, brain_mask, compute_maps, principal_direction
+from .provenance import signal_hash, versions
 from .selfchecks import Check, self_checks
 
 MAPS = ("fa", "md", "qa", "gfa")
@@ -213,9 +210,9 @@ def evaluate(
     checks: dict[str, list[Check]] = {}
 
     def report(part: float, message: str) -> None:
-        if cancel is not None and cancel():
+        if cancel and cancel():
             raise Cancelled("The evaluation was cancelled.")
-        if progress is not None:
+        if progress:
             progress((len(candidates) + part) / total, message)
 
     def measured(name: str, kind: str, up: DWI, start: float, sha256: str = "") -> None:
@@ -259,11 +256,15 @@ def assess(
 ) -> Evaluation:
     """Measure one given scan against another on the same grid with the same gradient table.
 
+    Voxels of the test beyond the far end of the reference's matrix (padding) are left out.
+
     Raises
     ------
     InputError
         If grids or gradient tables differ.
     """
+    if all(n >= m for n, m in zip(test.spatial_shape, reference.spatial_shape, strict=True)):
+        test = replace(test, signal=crop(test.signal, reference.spatial_shape))
     check_same_grid(reference, test, names)
     if reference.n_volumes != test.n_volumes or np.abs(reference.bvals - test.bvals).max() > 1:
         raise InputError(
@@ -287,30 +288,10 @@ def shells(bvals: NDArray, is_b0: NDArray[np.bool_]) -> dict[str, NDArray[np.int
     return groups
 
 
-def signal_hash(dwi: DWI) -> str:
-    """sha256 of signal (float32, X fastest, volume slowest), affine, b-values, directions (to 5 decimals, float64)."""
-    digest = hashlib.sha256()
-    for n in range(dwi.n_volumes):
-        digest.update(np.asfortranarray(dwi.signal[..., n]).T.data)
-    # Directions are normalised whenever a DWI is built, which may move their last bit.
-    for array in (dwi.affine, dwi.bvals, dwi.bvecs.round(5) + 0.0):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Versions of what the numbers rest on."""
-    names = ("torch", "numpy", "scipy", "dipy", "nibabel", "torchmetrics")
-    found = {n: metadata.version(n) for n in names if next(iter(metadata.distributions(name=n)), None)}
-    return {"DWISuperRes": __version__, "Python": platform.python_version(), "platform": platform.platform(), **found}
-
-
 class _Measurement:
     """The reference, measured once; calling it measures a candidate against it."""
 
     def __init__(self, dwi: DWI, axis: int, mask, fit: str, name: str = "reference", distances=None):
-        from .metrics.deep import DeepDistance, available_distances
-
         self.dwi, self.axis, self.fit = dwi, axis, fit
         self.given_mask = mask is not None
         self.mask = brain_mask(dwi) if mask is None else np.asarray(mask, dtype=bool)
@@ -320,7 +301,7 @@ class _Measurement:
                 f"{dwi.spatial_shape} with the brain marked."
             )
         self.shells = shells(dwi.bvals, dwi.is_b0)
-        self.distances = [DeepDistance(n) for n in (available_distances() if distances is None else distances)]
+        self.distances = _deep_distances(distances)
         self.scores: list[dict[str, Any]] = []
         self.start = time.perf_counter()
         self.reference = self._reduce(name, "reference", dwi, sha256=signal_hash(dwi))
@@ -408,8 +389,8 @@ class _Measurement:
         data_range = float(pair[0][self.mask].max())
         for distance in self.distances:
             found = distance(images, reference, mask=inside, data_range=data_range)
-            values = {distance.name: found.value}
-            self._add(candidate, "deep distance", values, "brain", inside.sum(), "weighted", found.data_range)
+            where = ("brain", inside.sum(), "weighted", found.data_range)
+            self._add(candidate, "deep distance", {distance.name: found.value}, *where)
 
     def _score_map(self, candidate: Candidate, quantity: str, difference: NDArray) -> None:
         for region, inside in self.regions.items():
@@ -434,6 +415,14 @@ class _Measurement:
         for metric, value in values.items():
             row = {"method": candidate.name, "kind": candidate.kind, "quantity": quantity, "metric": metric}
             self.scores.append({**row, "value": float(value), **shared})
+
+
+def _deep_distances(names: Sequence[str] | None) -> list:
+    if names is not None and not names:
+        return []  # spare the caller torchvision
+    from .metrics.deep import DeepDistance, available_distances
+
+    return [DeepDistance(name) for name in (available_distances() if names is None else names)]
 
 
 def _cell(value: Any) -> str:

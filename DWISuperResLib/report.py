@@ -122,6 +122,7 @@ def write_comparison_report(
     mask: NDArray[np.bool_] | None = None,
     axis: int | str | None = None,
     fit: str = "wls",
+    distances: Sequence[str] | None = None,
     run: Mapping[str, Any] | None = None,
     checks: Sequence[Check] = (),
 ) -> Evaluation:
@@ -129,7 +130,7 @@ def write_comparison_report(
 
     Parameters and errors as for `evaluation.assess` and `write_report`.
     """
-    evaluation = assess(reference, test, names=names, mask=mask, axis=axis, fit=fit)
+    evaluation = assess(reference, test, names=names, mask=mask, axis=axis, fit=fit, distances=distances)
     write_report(evaluation, path, run=run, checks=checks)
     return evaluation
 

@@ -13,12 +13,13 @@ import torch
 from DWISuperResLib.checkpoints import Card, save_checkpoint
 from DWISuperResLib.degradation import degrade
 from DWISuperResLib.errors import Cancelled, InputError
-from DWISuperResLib.evaluation import COLUMNS, Evaluation, assess, evaluate, shells, signal_hash
+from DWISuperResLib.evaluation import COLUMNS, Evaluation, assess, evaluate, shells
 from DWISuperResLib.grid import crop
 from DWISuperResLib.interpolation import interpolate
 from DWISuperResLib.microstructure import compare
 from DWISuperResLib.networks import build
 from DWISuperResLib.phantoms import phantom
+from DWISuperResLib.provenance import signal_hash
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +166,14 @@ def test_progress_rises_to_the_end_and_cancel_stops(scan):
 def test_what_cannot_be_evaluated_is_refused(scan, options, message):
     with pytest.raises(InputError, match=message):
         evaluate(scan, **({"scale": 2, "checkpoints": (), "methods": ("nearest",), "distances": ()} | options))
+
+
+def test_padding_of_the_test_is_left_out(scan):
+    up = interpolate(degrade(scan, 2), 2)
+    assert up.spatial_shape != scan.spatial_shape
+    result = assess(scan, up, distances=())
+    expected = assess(scan, replace(up, signal=crop(up.signal, scan.spatial_shape)), distances=())
+    assert result.score("test", "fa", "mae") == expected.score("test", "fa", "mae")
 
 
 def test_scans_of_different_tables_are_not_compared(scan):

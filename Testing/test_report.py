@@ -153,7 +153,7 @@ def test_figures_are_the_same_every_time_and_leave_matplotlib_as_it_was(evaluati
 def test_comparison_of_two_scans(tmp_path):
     scan = phantom((38, 46, 4), (4.0, 4.0, 6.0), seed=1)
     noisy = phantom((38, 46, 4), (4.0, 4.0, 6.0), seed=1, snr=15)
-    result = report.write_comparison_report(scan, noisy, tmp_path / "r.html", names=("first", "second"))
+    result = report.write_comparison_report(scan, noisy, tmp_path / "r.html", names=("first", "second"), distances=())
     text = (tmp_path / "r.html").read_text(encoding="utf-8")
     assert f"FA differs by {result.score('second', 'fa', 'mae'):.3f} on average" in text
     assert "second against first" in text

@@ -1,0 +1,33 @@
+"""What a result rests on: the data, by their hash, and the software, by its versions."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import __version__
+
+if TYPE_CHECKING:
+    from .dwi import DWI
+
+
+def signal_hash(dwi: DWI) -> str:
+    """sha256 of signal (float32, X fastest, volume slowest), affine, b-values, directions (to 5 decimals, float64)."""
+    digest = hashlib.sha256()
+    for n in range(dwi.n_volumes):
+        digest.update(np.asfortranarray(dwi.signal[..., n]).T.data)
+    # Directions are normalised whenever a DWI is built, which may move their last bit.
+    for array in (dwi.affine, dwi.bvals, dwi.bvecs.round(5) + 0.0):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers rest on."""
+    names = ("torch", "numpy", "scipy", "dipy", "nibabel", "torchmetrics")
+    found = {n: metadata.version(n) for n in names if next(iter(metadata.distributions(name=n)), None)}
+    return {"DWISuperRes": __version__, "Python": platform.python_version(), "platform": platform.platform(), **found}
