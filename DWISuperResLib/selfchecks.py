@@ -32,7 +32,7 @@ ANATOMY_THRESHOLD = 1.4
 """The same for the brain's volume and its extent along the slice axis."""
 STATISTICS_THRESHOLD = 1.0
 """Distance of an intensity statistic from its range in the training data, in widths of that (or `_TOLERANCE`)."""
-UNCERTAINTY_THRESHOLD = 3.2
+UNCERTAINTY_THRESHOLD = 1.8
 """Ensemble spread of the signal, in percent of its mean in the brain."""
 FA_UNCERTAINTY_THRESHOLD = 0.015
 """Ensemble spread propagated to FA, median over the brain."""
