@@ -86,7 +86,7 @@ class SRUNet(nn.Module):
             features = down(features)
         features = self.bottom(features)
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            features = stage(skips.pop() + functional.pixel_shuffle(up(features), 2))
+            features = stage(functional.pixel_shuffle(up(features), 2).add_(skips.pop()))
         residual = self.tails[str(scale)](features[..., :height, :width])
         residual = residual.float()
         if self.band_limited:
@@ -126,7 +126,7 @@ class _Block(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.second(functional.relu(self.first(x)))
+        return self.second(functional.relu(self.first(x), inplace=True)).add_(x)
 
 
 def _stage(width: int, blocks: int) -> nn.Sequential:
@@ -145,4 +145,5 @@ class _SubPixel(nn.Module):
         nn.init.zeros_(self.last.bias)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        return self.last(functional.relu(functional.pixel_shuffle(self.expand(features), self.scale)))
+        fine = functional.pixel_shuffle(self.expand(features), self.scale)
+        return self.last(functional.relu(fine, inplace=True))
