@@ -18,7 +18,9 @@ def shared_data() -> Path:
     return root / "data"
 
 
-def oblique_affine(voxel_sizes=(2.0, 2.0, 2.5), angles=(0.2, -0.3, 0.1), flips=(1, 1, 1), origin=(-80.0, -100.0, -50.0)):
+def oblique_affine(
+    voxel_sizes=(2.0, 2.0, 2.5), angles=(0.2, -0.3, 0.1), flips=(1, 1, 1), origin=(-80.0, -100.0, -50.0)
+):
     """Voxel -> RAS affine of a rotated, possibly mirrored grid."""
     a, b, c = angles
     rx = np.array([[1, 0, 0], [0, np.cos(a), -np.sin(a)], [0, np.sin(a), np.cos(a)]])

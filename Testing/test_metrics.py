@@ -46,9 +46,7 @@ def test_ssim_equals_wang_2004_inside_the_mask(pair):
     c1, c2 = (0.01 * data_range) ** 2, (0.03 * data_range) ** 2
     mx, my = blur(x), blur(y)
     vx, vy, vxy = blur(x * x) - mx**2, blur(y * y) - my**2, blur(x * y) - mx * my
-    expected = ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))[
-        mask[:, :, 2]
-    ].mean()
+    expected = ((2 * mx * my + c1) * (2 * vxy + c2) / ((mx**2 + my**2 + c1) * (vx + vy + c2)))[mask[:, :, 2]].mean()
     assert image_scores(*pair, mask=np.ones_like(mask), data_range=data_range)["ssim"] != pytest.approx(
         expected, abs=1e-4
     )

@@ -71,15 +71,11 @@ def image_scores(
     import torch
 
     reference, test, mask = _checked(reference, test, mask)
-    target, prediction = (
-        torch.from_numpy(np.ascontiguousarray(a[mask])).flatten() for a in (reference, test)
-    )
+    target, prediction = (torch.from_numpy(np.ascontiguousarray(a[mask])).flatten() for a in (reference, test))
     if data_range is None:
         data_range = float(target.max())
     if not data_range > 0:
-        raise InputError(
-            f"The data range is {data_range:g}; expected a positive signal range, so check the region."
-        )
+        raise InputError(f"The data range is {data_range:g}; expected a positive signal range, so check the region.")
     ssim, ms_ssim, volumes, scales = _structural(reference, test, mask, data_range, slice_axis)
     rmse = float((prediction - target).double().pow(2).mean().sqrt())
     return {
@@ -119,9 +115,7 @@ def residual_spectrum(
     residual, _, mask = _checked(residual, residual, mask)
     images = np.moveaxis(residual * mask[..., None], slice_axis, 2)
     radius = np.hypot(np.fft.fftfreq(images.shape[0])[:, None], np.fft.fftfreq(images.shape[1])[None])
-    label = np.minimum(
-        (radius * 2 * bins).astype(int), bins
-    )  # the corners beyond 0.5 go to a bin that is dropped
+    label = np.minimum((radius * 2 * bins).astype(int), bins)  # the corners beyond 0.5 go to a bin that is dropped
     total = np.zeros(images.shape[:2])
     for n in range(images.shape[3]):
         total += (np.abs(np.fft.fft2(images[..., n], axes=(0, 1), norm="ortho")) ** 2).mean(-1)
