@@ -99,10 +99,10 @@ def operator(n: int, scale: int, model: str, fwhm: float | None = None) -> NDArr
     `fwhm` is that of the gaussian model, in high-resolution voxels.
     """
     coarse = n // scale
-    centres = (np.arange(coarse) + 0.5) * scale - 0.5
+    centres = np.arange(coarse, dtype=np.float64) * scale + (scale - 1) / 2
     if model == "kspace":
         # The left inverse of zero filling: a crop of k-space with the half-voxel shift in phase, gain corrected.
-        matrix = np.linalg.pinv(interpolation.operator(coarse, scale, "sinc"))
+        matrix = np.asarray(np.linalg.pinv(interpolation.operator(coarse, scale, "sinc")), np.float64)
     elif model == "area":
         matrix = np.repeat(np.eye(coarse), scale, axis=1) / scale
     elif model == "paper":
@@ -122,7 +122,9 @@ def operator(n: int, scale: int, model: str, fwhm: float | None = None) -> NDArr
 def foreground_b0(dwi: DWI) -> float:
     """Mean b0 signal (of all volumes where there is no b0) over the voxels brighter than their overall mean."""
     volumes = np.flatnonzero(dwi.is_b0) if dwi.is_b0.any() else np.arange(dwi.n_volumes)
-    mean = sum(dwi.signal[..., n] for n in volumes) / np.float32(len(volumes))
+    mean = np.zeros(dwi.spatial_shape, np.float32)
+    for n in volumes:
+        mean += dwi.signal[..., n] / np.float32(len(volumes))
     return float(mean[mean >= mean.mean()].mean())
 
 

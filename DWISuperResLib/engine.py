@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -167,7 +167,7 @@ def _process(
     axis = slice_axis(dwi, options.axis)
     device = resolve_device(options.device)
     dtype = resolve_precision(options.precision, device)
-    network = loaded.network().to(device, memory_format=torch.channels_last)
+    network: Any = loaded.network().to(device).to(memory_format=torch.channels_last)
     normalisation = Normalisation.measure(dwi.signal, card.normalisation)
     assembler = SliceAssembler(network.slice_input, dwi.bvals, dwi.bvecs, normalisation)
     limits = (0.0, 1.0) if card.normalisation == "paper" else (min(0.0, float(dwi.signal.min())), None)

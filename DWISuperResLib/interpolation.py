@@ -142,8 +142,9 @@ def _bspline(n: int, scale: int) -> NDArray[np.float64]:
         x = np.abs(x)
         return np.where(x < 1, 2 / 3 - x * x + x**3 / 2, np.where(x < 2, (2 - x) ** 3 / 6, 0))
 
-    at_samples = sample_kernel(n, np.arange(float(n)), kernel, 2)
-    return np.linalg.solve(at_samples.T, sample_kernel(n, _positions(n, scale), kernel, 2).T).T
+    at_samples = sample_kernel(n, np.arange(n, dtype=np.float64), kernel, 2)
+    at_positions = sample_kernel(n, _positions(n, scale), kernel, 2)
+    return np.asarray(np.linalg.solve(at_samples.T, at_positions.T).T, np.float64)
 
 
 def _sinc(n: int, scale: int) -> NDArray[np.float64]:
@@ -154,7 +155,7 @@ def _sinc(n: int, scale: int) -> NDArray[np.float64]:
     matrix = 1 + 2 * np.cos(waves[..., None] * k).sum(-1)
     if n % 2 == 0:
         matrix += np.cos(np.pi * x) if n > 1 else 0
-    return matrix / n
+    return np.asarray(matrix / n, np.float64)
 
 
 @lru_cache(maxsize=64)

@@ -108,7 +108,7 @@ def beyond_band(images: torch.Tensor, scale: int) -> torch.Tensor:
 @lru_cache(maxsize=64)
 def _truncation(n: int, scale: int) -> NDArray[np.float64]:
     """(n / scale, n) left inverse of the mirrored sinc interpolation."""
-    return np.linalg.pinv(mirrored_sinc(n // scale, scale))
+    return np.asarray(np.linalg.pinv(mirrored_sinc(n // scale, scale)), np.float64)
 
 
 def _separable(images: torch.Tensor, *operators: NDArray[np.float64]) -> torch.Tensor:
@@ -117,13 +117,17 @@ def _separable(images: torch.Tensor, *operators: NDArray[np.float64]) -> torch.T
         return rows @ images.float() @ columns.T
 
 
+def _start_at_zero(layer: nn.Conv2d) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+
+
 class _Block(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _start_at_zero(self.second)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.second(functional.relu(self.first(x), inplace=True)).add_(x)
@@ -141,8 +145,7 @@ class _SubPixel(nn.Module):
         self.scale = scale
         self.expand = nn.Conv2d(width, fine * scale**2, 3, padding=1)
         self.last = nn.Conv2d(fine, 1, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        _start_at_zero(self.last)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         fine = functional.pixel_shuffle(self.expand(features), self.scale)

@@ -204,7 +204,7 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
     across = [scan.voxel_sizes[2] for scan in scans]
     weighted = [b for scan in scans for b in scan.bvals]
     holes = {"holes": "16 x 16 px, Poisson-disc distributed, over half of every slice"}
-    drawn = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
+    drawn: dict[str, Any] = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
     degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
     statistics = describe_scans(config, scans, degradation.get("model"))
     return Card(
