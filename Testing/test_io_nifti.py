@@ -393,3 +393,8 @@ def test_maps_and_masks(suffix, tmp_path):
         io.read_image(tmp_path / f"many{suffix}")
     with pytest.raises(InputError, match=r"shape \(2, 2\)"):
         io.write_image(np.ones((2, 2)), affine, tmp_path / f"flat{suffix}")
+
+
+def test_a_scan_that_does_not_exist_is_not_blamed_on_its_tables(tmp_path):
+    with pytest.raises(InputError, match=r"nosuch.nii.gz does not exist"):
+        io.read_dwi(tmp_path / "nosuch.nii.gz")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..dwi import DWI
 from ..errors import InputError
 from .gradients import fsl_to_ras, ras_to_fsl, read_table, table_row
-from .streams import compressed_output, open_input, read_voxels, skip, stored_dtype, write_voxels
+from .streams import check_exists, compressed_output, open_input, read_voxels, skip, stored_dtype, write_voxels
 
 LARGEST_EXTENSION = 1 << 20
 AFFINE_NOTE = "DWISuperRes affine:"
@@ -23,6 +23,7 @@ AFFINE_NOTE = "DWISuperRes affine:"
 
 def read_scan(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLike | None) -> tuple:
     """Fields of a DWI from an image and its tables; the tables are read and counted first."""
+    check_exists(path)
     bval_path = Path(bval) if bval is not None else _beside(path, "bval", "b-values")
     bvec_path = Path(bvec) if bvec is not None else _beside(path, "bvec", "gradient directions")
     bvals = read_table(bval_path).ravel()

@@ -32,6 +32,12 @@ WRITE_THREADS = 8
 """At most this many threads compress; beyond, the one that feeds them is the limit."""
 
 
+def check_exists(path: Path) -> None:
+    """InputError unless `path` is a file."""
+    if not path.is_file():
+        raise InputError(f"{path} does not exist or is not a file; check the name.")
+
+
 @contextmanager
 def open_input(path: Path, *, start: int = 0, compressed: bool | None = None) -> Iterator[tuple[IO[bytes], int]]:
     """Stream of a file's bytes from `start`, decompressed, and the most bytes it can hold.
@@ -39,8 +45,7 @@ def open_input(path: Path, *, start: int = 0, compressed: bool | None = None) ->
     `compressed` None looks at the first two bytes. Whatever goes wrong while reading becomes an InputError that
     names the file.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist or is not a file; check the name.")
+    check_exists(path)
     try:
         with open(path, "rb") as file:
             if compressed is None:
