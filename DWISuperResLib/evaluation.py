@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .degradation import degrade
-from .dwi import DWI
+from .dwi import DWI, shells
 from .errors import Cancelled, InputError
 from .grid import AXIS_NAMES, check_same_grid, crop, slice_axis
 from .interpolation import METHODS, interpolate
@@ -275,17 +275,10 @@ def assess(
     return measure.result({"task": "compare"}, [measure(names[1], "scan", test, sha256=signal_hash(test))], {})
 
 
-def shells(bvals: NDArray, is_b0: NDArray[np.bool_]) -> dict[str, NDArray[np.intp]]:
-    """Volumes by b-value: "b0", then "b1000", ... (gaps of more than 100 s/mm² part two shells; mean b, to 50)."""
-    groups: dict[str, NDArray[np.intp]] = {}
-    if is_b0.any():
-        groups["b0"] = np.flatnonzero(is_b0)
-    weighted = np.flatnonzero(~is_b0)
-    order = weighted[np.argsort(bvals[weighted], kind="stable")]
-    for part in np.split(order, np.flatnonzero(np.diff(bvals[order]) > 100) + 1):
-        if len(part):
-            groups[f"b{round(bvals[part].mean() / 50) * 50:d}"] = np.sort(part)
-    return groups
+def volume_groups(dwi: DWI) -> dict[str, NDArray[np.intp]]:
+    """Volumes by b-value: "b0", then "b1000", ... (mean b of each shell, to 50 s/mm²)."""
+    groups = {"b0": np.flatnonzero(dwi.is_b0)} if dwi.is_b0.any() else {}
+    return groups | {f"b{round(dwi.bvals[s].mean() / 50) * 50:d}": np.sort(s) for s in shells(dwi.bvals)}
 
 
 class _Measurement:
@@ -300,7 +293,7 @@ class _Measurement:
                 f"The mask has shape {self.mask.shape} and {int(self.mask.sum())} voxels; expected the scan's "
                 f"{dwi.spatial_shape} with the brain marked."
             )
-        self.shells = shells(dwi.bvals, dwi.is_b0)
+        self.shells = volume_groups(dwi)
         self.distances = _deep_distances(distances)
         self.scores: list[dict[str, Any]] = []
         self.start = time.perf_counter()

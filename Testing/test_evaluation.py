@@ -13,7 +13,7 @@ import torch
 from DWISuperResLib.checkpoints import Card, save_checkpoint
 from DWISuperResLib.degradation import degrade
 from DWISuperResLib.errors import Cancelled, InputError
-from DWISuperResLib.evaluation import COLUMNS, Evaluation, assess, evaluate, shells
+from DWISuperResLib.evaluation import COLUMNS, Evaluation, assess, evaluate, volume_groups
 from DWISuperResLib.grid import crop
 from DWISuperResLib.interpolation import interpolate
 from DWISuperResLib.microstructure import compare
@@ -50,7 +50,7 @@ def test_signal_scores_follow_their_definition_on_the_original_grid(scan, evalua
     up = interpolate(degrade(scan, 2), 2, method="sinc")
     error = crop(up.signal, scan.spatial_shape)[..., ~scan.is_b0] - scan.signal[..., ~scan.is_b0]
     mask = evaluation.mask
-    for shell, members in shells(scan.bvals, scan.is_b0).items():
+    for shell, members in volume_groups(scan).items():
         if shell != "b0":
             weighted = np.flatnonzero(~scan.is_b0)
             chosen = np.isin(weighted, members)
@@ -133,10 +133,11 @@ def test_hash_covers_signal_order_and_table(scan):
     assert signal_hash(replace(scan, bvals=scan.bvals * 1.001)) != digest.hexdigest()
 
 
-def test_shells_are_parted_at_gaps():
+def test_volumes_are_grouped_by_b_value(scan):
     bvals = np.array([5, 990, 1010, 0, 2005, 1995, 700])
-    groups = shells(bvals, bvals < 50)
-    assert {k: v.tolist() for k, v in groups.items()} == {"b0": [0, 3], "b700": [6], "b1000": [1, 2], "b2000": [4, 5]}
+    few = replace(scan, signal=scan.signal[..., :7], bvals=bvals, bvecs=np.tile([1.0, 0, 0], (7, 1)))
+    groups = {name: members.tolist() for name, members in volume_groups(few).items()}
+    assert groups == {"b0": [0, 3], "b700": [6], "b1000": [1, 2], "b2000": [4, 5]}
 
 
 def test_two_checkpoints_of_one_name_stay_apart(scan, do_nothing):
