@@ -17,12 +17,12 @@ from pathlib import Path
 import numpy as np
 
 import DWISuperResLib as dsr
-from DWISuperResLib.evaluation import Evaluation, evaluate, shells
+from DWISuperResLib.evaluation import Evaluation, evaluate, volume_groups
 
 
 def signal_rmse(evaluation: Evaluation, dwi: dsr.DWI, method: str) -> float:
     """RMSE over all volumes in the brain, from the scores of the single shells."""
-    groups = shells(dwi.bvals, dwi.is_b0)
+    groups = volume_groups(dwi)
     errors = [evaluation.score(method, "signal", "rmse", volumes=name) for name in groups]
     return float(np.sqrt(np.average(np.square(errors), weights=[len(members) for members in groups.values()])))
 
