@@ -208,6 +208,7 @@ def evaluate(
     total = len(methods) + len(checkpoints)
     candidates: list[Candidate] = []
     checks: dict[str, list[Check]] = {}
+    trained_on: dict[str, str] = {}
 
     def report(part: float, message: str) -> None:
         if cancel and cancel():
@@ -237,10 +238,13 @@ def evaluate(
         )  # fmt: skip
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
         checks[label] = self_checks(low, up, checkpoint.card, scale, axis=axis)
+        scans = checkpoint.card.training.get("scans")  # free-form
+        trained_on[label] = ", ".join(map(str, scans)) if isinstance(scans, list) else "not known"
     degradation = {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)}
     conditions = {"task": "degrade and compare", "scale": scale, "degradation": degradation}
     if checkpoints:
         conditions |= {"device": device, "precision": precision, "ensemble": ensemble, "consistent": consistent}
+        conditions["trained on"] = trained_on
     return measure.result(conditions, candidates, checks)
 
 

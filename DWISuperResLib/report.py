@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -88,7 +89,7 @@ def write_report(
     page = environment.get_template("report.html.j2").render(
         title=_title(evaluation),
         subtitle=_subtitle(evaluation),
-        verdict=verdict(evaluation, checks),
+        verdict=verdict(evaluation, checks, run or {}),
         facts=_facts(evaluation, run or {}),
         checks=checks,
         summary=_summary_table(evaluation),
@@ -135,8 +136,10 @@ def write_comparison_report(
     return evaluation
 
 
-def verdict(evaluation: Evaluation, checks: Sequence[Check] = ()) -> list[str]:
-    """The outcome in a few plain sentences, the most important first."""
+def verdict(
+    evaluation: Evaluation, checks: Sequence[Check] = (), run: Mapping[str, Any] = MappingProxyType({})
+) -> list[str]:
+    """The outcome in a few plain sentences, the most important first; `run` as for `write_report`."""
     sentences = _verdict_of_comparison(evaluation) if evaluation.conditions["task"] == "compare" else []
     networks = [c.name for c in evaluation.candidates if c.kind == "checkpoint"]
     classical = [c.name for c in evaluation.candidates if c.kind == "interpolation"]
@@ -160,6 +163,12 @@ def verdict(evaluation: Evaluation, checks: Sequence[Check] = ()) -> list[str]:
         closest = {m[3]: min(classical, key=lambda n: _or_infinite(summary_value(evaluation, n, m))) for m in measures}
         listed = "; ".join(f"{_VERDICT[heading]}: {name}" for heading, name in closest.items())
         sentences.append(f"No checkpoint was evaluated. Closest to the original among the interpolations: {listed}.")
+    files = {Path(str(value)).name for value in run.values()}
+    for network, scans in evaluation.conditions.get("trained on", {}).items():
+        if known := files & set(scans.split(", ")):
+            sentences.append(
+                f"The checkpoint {network} was trained on {min(known)}: this says little about scans it never saw."
+            )
     if fired := [c.name for c in checks if c.fired]:
         sentences.append(f"Self-checks that warn: {', '.join(fired)}; see below what to do.")
     elif checks:

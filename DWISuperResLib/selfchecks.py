@@ -268,7 +268,7 @@ def _domain_checks(low: DWI, card: Card, mask: NDArray[np.bool_], noise: float, 
         value = float(max(values.max() / top, bottom / max(values.min(), 1e-6)))
         fired = value > RANGE_THRESHOLD
         reach = f"{values.min():.3g}" if values.min() == values.max() else f"{values.min():.3g} to {values.max():.3g}"
-        span = f"{limits[0]:.3g} to {limits[1]:.3g}"
+        span = f"{limits[0]:.4g} to {limits[1]:.4g}"
         advice = f"Within the training data's range ({span})."
         if fired:
             advice = f"It is {reach}, in training {span}; compare with sinc, or use a checkpoint made for such scans."

@@ -98,6 +98,9 @@ def test_verdict_follows_the_numbers(evaluation):
     assert f"FA error {change:.1f} % lower ({best})" in sentence
     assert "does not come closer" in report.verdict(with_network(2))[0]
     assert "% higher" in report.verdict(with_network(2))[0]
+    seen = replace(evaluation, conditions=evaluation.conditions | {"trained on": {"net": "a.nii.gz, b.nii.gz"}})
+    assert report.verdict(seen, run={"scan": "/data/b.nii.gz"})[-1].startswith("The checkpoint net was trained on b.")
+    assert report.verdict(seen, run={"scan": "/data/c.nii.gz"}) == report.verdict(evaluation)
     assert report.verdict(evaluation, CHECKS)[-1] == "Self-checks that warn: consistency <b>; see below what to do."
     assert report.verdict(evaluation, CHECKS[:1])[-1] == "None of the 1 self-checks warns."
 
