@@ -104,6 +104,7 @@ def test_every_version_of_every_scan_is_measured(study):
             assert np.isfinite(float(row[name])), (row["version"], name)
     by_version = {r["version"]: r for r in rows if r["scan"] == "scan0"}
     assert float(by_version["blur 2.5 px"]["FA error"]) > float(by_version["blur 1.5 px"]["FA error"])
+    assert float(by_version["grid 2 px"]["FA error"]) > 0.005  # every volume has its own phase
     assert float(by_version["gain 1.05"]["FA error"]) < 1e-3  # a gain leaves FA as it is
     assert float(by_version["gain 1.05"]["ssfd"]) < 1e-3 * float(by_version["x2 nearest"]["ssfd"])
 

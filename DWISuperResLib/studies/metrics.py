@@ -180,7 +180,7 @@ def plan_versions(
     for width in (1.5, 2.5):
         versions[f"blur {width:g} px"] = lambda case, width=width: _blurred(case, width)  # type: ignore[misc]
     for period in (2, 4):
-        versions[f"grid {period} px"] = lambda case, period=period: _gridded(case, period, 0.05)  # type: ignore[misc]
+        versions[f"grid {period} px"] = lambda case, period=period: _gridded(case, period, 0.05, seed)  # type: ignore[misc]
     versions["gain 1.05"] = lambda case: replace(case.dwi, signal=case.dwi.signal * np.float32(1.05))
     return versions
 
@@ -329,12 +329,13 @@ def _blurred(case: Case, width: float) -> DWI:
     return degrade(case.dwi, 1, model="gaussian", axis=case.axis, fwhm=[float(width * s) for s in sizes])
 
 
-def _gridded(case: Case, period: int, amplitude: float) -> DWI:
-    """Modulate the signal along both in-plane axes."""
-    signal = case.dwi.signal
+def _gridded(case: Case, period: int, amplitude: float, seed: int) -> DWI:
+    """Modulate the signal along both in-plane axes, each volume with its own phase: a common one leaves maps as are."""
+    signal, rng = case.dwi.signal, np.random.default_rng(seed)
     for axis in in_plane_axes(case.axis):
-        wave = 1 + amplitude * np.cos(2 * np.pi * np.arange(signal.shape[axis]) / period)
-        signal = signal * wave.astype(np.float32).reshape([-1 if a == axis else 1 for a in range(4)])
+        places = np.arange(signal.shape[axis]).reshape([-1 if a == axis else 1 for a in range(4)])
+        phases = rng.uniform(0, 2 * np.pi, signal.shape[3])
+        signal = signal * (1 + amplitude * np.cos(2 * np.pi * places / period + phases)).astype(np.float32)
     return replace(case.dwi, signal=signal)
 
 
