@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from .cards import Card
     from .dwi import DWI
 
-CONSISTENCY_THRESHOLD = 1.0
+GRID_THRESHOLD_DB = 10.0
+"""Of grids in the signal: what the shipped network adds reaches 6.8 dB without a grid, one of 5 % has at least 21."""
+CONSISTENCY_THRESHOLD = 2.0
 """Output degraded again minus input, root mean square in units of the input's noise."""
 RANGE_THRESHOLD = 1.6
 """Factor by which a voxel size, b-value or SNR may lie outside the range of the training data."""
@@ -32,9 +34,9 @@ ANATOMY_THRESHOLD = 1.4
 """The same for the brain's volume and its extent along the slice axis."""
 STATISTICS_THRESHOLD = 1.0
 """Distance of an intensity statistic from its range in the training data, in widths of that (or `_TOLERANCE`)."""
-UNCERTAINTY_THRESHOLD = 1.8
+UNCERTAINTY_THRESHOLD = 3.2
 """Ensemble spread of the signal, in percent of its mean in the brain."""
-FA_UNCERTAINTY_THRESHOLD = 0.015
+FA_UNCERTAINTY_THRESHOLD = 0.025
 """Ensemble spread propagated to FA, median over the brain."""
 
 _SLICES, _VOLUMES, _VOXELS = 12, 6, 4000
@@ -216,7 +218,8 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis:
         found = []
         for each in candidates:
             index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
-            found += [(v, index.threshold_db[p], p) for p, v in index.excess_db.items() if np.isfinite(v)]
+            least = GRID_THRESHOLD_DB if name == "signal" else 0.0
+            found += [(v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)]
         if not found:
             continue
         excess, threshold, period = max(found, key=lambda f: f[0] - f[1])
