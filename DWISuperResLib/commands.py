@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace, report: Reporter) -> None:
     _check_outputs(outputs, arguments.overwrite)
     dwi = _read(arguments, report)
     options: dict[str, Any] = {"axis": arguments.axis}
-    facts = {"output": arguments.output}
+    facts: dict[str, Any] = {"output": arguments.output}
     if arguments.method:
         from .interpolation import interpolate
 
@@ -44,16 +44,24 @@ def run(arguments: argparse.Namespace, report: Reporter) -> None:
 
         options |= {name: getattr(arguments, name) for name in ("device", "precision", "batch_size", "consistent")}
         options |= {"mask": _read_mask(arguments.mask, dwi), "progress": report.part(0, 0.95)}
-        checkpoint = arguments.checkpoint or "default"
+        from .checkpoints import load_checkpoint
+        from .selfchecks import warnings
+
+        checkpoint = load_checkpoint(arguments.checkpoint or "default")
+        deviation = None
         if arguments.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, arguments.scale, **options)
             _write(replace(result, signal=deviation), arguments.uncertainty, arguments, report)
             facts["uncertainty"] = arguments.uncertainty
         else:
             result = super_resolve(dwi, checkpoint, arguments.scale, ensemble=arguments.ensemble, **options)
+        report(0.95, "Checking the result")
+        facts["warnings"] = warnings(dwi, result, checkpoint.card, arguments.scale, deviation, arguments.axis)
     _write(result, arguments.output, arguments, report)
     report(1.0, "Done")
-    report.result(f"Wrote {arguments.output}: {_grid_text(dwi)} -> {_grid_text(result)}", **facts)
+    lines = [f"Wrote {arguments.output}: {_grid_text(dwi)} -> {_grid_text(result)}"]
+    lines += [f"Warning: {sentence}" for sentence in facts.get("warnings", ())]
+    report.result("\n".join(lines), **facts)
 
 
 def degrade(arguments: argparse.Namespace, report: Reporter) -> None:

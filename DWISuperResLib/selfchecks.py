@@ -114,6 +114,19 @@ def self_checks(
     return checks
 
 
+def warnings(low: DWI, high: DWI, card: Card, scale: int, uncertainty=None, axis=None) -> list[str]:
+    """A sentence for each of `self_checks` that fired; a failure to check is one, too, and does not cost the result."""
+    try:
+        checks = self_checks(low, high, card, scale, uncertainty, axis)
+    except Exception as error:
+        return [f"The result could not be checked ({type(error).__name__}: {error})."]
+    return [
+        f"{check.name[0].upper()}{check.name[1:]} is {check.value:.2g}, the limit {check.threshold:.2g}. {check.advice}"
+        for check in checks
+        if check.fired
+    ]
+
+
 def noise_level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
     """Standard deviation of the noise in signal units: what a tensor leaves unexplained, the median over the mask.
 

@@ -223,7 +223,8 @@ def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, 
     assert captured.out.isascii()
     lines = [json.loads(line) for line in captured.out.splitlines()]
     assert lines[0]["type"] == "status"
-    assert lines[-1] == {"type": "result", "output": str(out)}
+    assert (lines[-1]["type"], lines[-1]["output"]) == ("result", str(out))
+    assert all(isinstance(sentence, str) for sentence in lines[-1]["warnings"])
     fractions = [line["fraction"] for line in lines if line["type"] == "progress"]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1

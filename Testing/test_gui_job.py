@@ -255,7 +255,7 @@ def test_probe_diagnoses_torch(monkeypatch, torch, device, expected):
 
 
 def test_probe_of_a_half_installed_torch(monkeypatch, tmp_path):
-    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)  # records what to restore, if only its absence
     for content, sentence in (
         ("raise OSError('libtorch_cpu.so: file too short')", "only partly installed (libtorch_cpu.so"),
         ("import not_there_either", "no module not_there_either"),

@@ -127,12 +127,7 @@ class Logic:
             return output
 
         arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), *options]
-        checks = [*arguments[1:3], str(checkpoint), str(scale), sliceAxis, *([str(deviations)] if uncertainty else [])]
-        steps = [
-            *self._probe(device),
-            self._step(arguments, device=device),
-            Step(lambda _: [*self._module("DWISuperResLib.gui.checks"), *checks], weight=0.3),
-        ]
+        steps = [*self._probe(device), self._step(arguments, device=device)]
         return self._run({"input.nrrd": inputVolume}, steps, folder, finish, waitForCompletion, onProgress, onFinished)
 
     def superResolve(self, inputVolume, checkpoint: str = "default", scale: int = 2, **options):
