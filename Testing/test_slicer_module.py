@@ -198,35 +198,21 @@ def test_sample_data(module, host):
     assert mrml.describe(node).endswith("30 directions")
 
 
-def test_picture_of_the_panel(module, host, monkeypatch):
+def test_picture_of_the_panel(module, host):
     """The README's picture; run with UPDATE_SCREENSHOT=1 to write it."""
-    from DWISuperResLib.checkpoints import Card
-    from DWISuperResLib.gui import model_section
     from DWISuperResLib.gui.self_test import small_phantom
 
-    card = Card(
-        name="default",
-        architecture="sr_unet",
-        arguments={},
-        scales=(2, 3),
-        bvals=(900, 3000),
-        training={"scans": ["anna.nii.gz", "bert.nrrd"]},
-        loss={"l1": 1.0},
-        licence="Apache-2.0",
-    )
-    monkeypatch.setattr(model_section, "read_card", lambda _: card)
-    monkeypatch.setattr(model_section, "shipped_checkpoints", lambda: ["default"])
     widget = module.DWISuperResWidget()
     reference = mrml.add_dwi_node(small_phantom(), "DWI phantom")
     widget.panel.parameters.inputVolume = widget.panel.parameters.referenceVolume = reference
     widget.panel.parameters.testVolume = mrml.add_dwi_node(small_phantom(), "DWI phantom SR x2")
     widget.panel.parameters.exportFolder = Path("/home/me/comparison")
-    widget.parent.resize(440, 760)
+    widget.parent.resize(440, 920)
     widget.parent.show()
     host.application.processEvents()
     picture = widget.parent.grab().toImage()
     widget.cleanup()
-    assert (picture.width(), picture.height()) == (440, 760)
+    assert (picture.width(), picture.height()) == (440, 920)
     grey = np.frombuffer(picture.convertToFormat(picture.Format.Format_Grayscale8).constBits(), np.uint8)
     assert 0.01 < (grey < 100).mean() < 0.3  # text is there, and no black hole
     if os.environ.get("UPDATE_SCREENSHOT"):
