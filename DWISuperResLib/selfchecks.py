@@ -230,6 +230,8 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis:
         repeated = np.concatenate([np.moveaxis(region, axis, 0)] * image.shape[3])
         found = []
         for each in candidates:
+            if np.ptp(each[region]) <= 1e-6 * np.abs(interpolated).max():
+                continue  # an empty image has no pattern; the consistency check speaks of it
             index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
             least = GRID_THRESHOLD_DB if name == "signal" else 0.0
             found += [(v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)]

@@ -160,3 +160,9 @@ def test_fa_deviation_equals_monte_carlo():
 
 def test_domain_range_spans_its_scans():
     assert domain_range([{"a": 1.0, "b": 2.0}, {"a": 3.0}]) == {"a": [1.0, 3.0], "b": [2.0, 2.0]}
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0])
+def test_an_empty_result_is_judged_inconsistent_not_refused(low, high, card, value):
+    empty = replace(high, signal=np.full_like(high.signal, value))
+    assert "consistency with the input" in fired(self_checks(low, empty, card, 2))
