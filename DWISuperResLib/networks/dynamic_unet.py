@@ -86,17 +86,23 @@ class DynamicUNet(nn.Module):
         quarter = encoder.layer1(encoder.maxpool(half))
         eighth = encoder.layer2(quarter)
         sixteenth = encoder.layer3(eighth)
-        x = functional.relu(self.bottom_norm(encoder.layer4(sixteenth)))
-        x = functional.relu(self.bottom2(functional.relu(self.bottom1(x))))
+        x = _relu(self.bottom_norm(encoder.layer4(sixteenth)))
+        x = _relu(self.bottom2(_relu(self.bottom1(x))))
         x = self.up1(x, sixteenth)
         x = self.attention(self.up2(x, eighth))
         x = self.up3(x, quarter)
         x = self.up4(x, half)
-        x = torch.cat([_crop(self.up5(x), image), image], dim=1)
-        x = functional.relu(x + self.residual2(functional.relu(self.residual1(x))))
-        logits = self.head(x)
-        # Never in half precision: most signal lies where the sigmoid is near 1/2, in steps of 1/1000 and more.
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        x = _crop(self.up5(x), image)
+        # In the features' layout: joined to another one, all of them would be copied out of it.
+        last = x.is_contiguous(memory_format=torch.channels_last)
+        image = image.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        channels = x.shape[1]
+        y = self.residual2(_relu(self.residual1(torch.cat([x, image.to(x.dtype)], dim=1))))
+        # The image and the logits never in half precision: most signal lies where the sigmoid is near 1/2, in steps of
+        # 1/1000 and more.
+        x = _relu(torch.cat([x + y[:, :channels], image + y[:, channels:]], dim=1))
+        with torch.autocast(x.device.type, enabled=False):
+            logits = self.head(x.to(self.head.weight.dtype))
         low, high = self.output_range
         return low + (high - low) * torch.sigmoid(logits)
 
@@ -149,8 +155,8 @@ class _UpBlock(nn.Module):
         self.conv2 = _conv(out, out, 3)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = functional.relu(torch.cat([_crop(self.up(x), skip), self.norm(skip)], dim=1))
-        return functional.relu(self.conv2(functional.relu(self.conv1(x))))
+        x = _relu(torch.cat([_crop(self.up(x), skip), self.norm(skip)], dim=1))
+        return _relu(self.conv2(_relu(self.conv1(x))))
 
 
 class _SubPixel(nn.Module):
@@ -170,7 +176,7 @@ class _SubPixel(nn.Module):
         self.blur = blur
 
     def forward(self, x: Tensor) -> Tensor:
-        x = functional.pixel_shuffle(functional.relu(self.conv(x)), 2)
+        x = functional.pixel_shuffle(_relu(self.conv(x)), 2)
         if self.blur:
             x = functional.avg_pool2d(functional.pad(x, (1, 0, 1, 0), mode="replicate"), 2, stride=1)
         return x
@@ -189,10 +195,10 @@ class _SelfAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.flatten(2).transpose(1, 2)
         # fastai sums over the pixels of `query` for each pixel of `key`, the reverse of what the names suggest.
-        mixed = functional.scaled_dot_product_attention(
-            self.key(pixels), self.query(pixels), self.value(pixels), scale=1.0
-        )
-        return x + self.gamma * mixed.transpose(1, 2).reshape(x.shape)
+        # Written out: the library's attention is slow where keys and values differ in size.
+        weights = torch.softmax(self.key(pixels) @ self.query(pixels).mT, dim=-1)
+        mixed = weights @ self.value(pixels)
+        return x + (self.gamma * mixed).to(x.dtype).transpose(1, 2).reshape(x.shape)
 
 
 def _conv(features: int, out: int, size: int, *, relu: bool = True, bias_std: float = 0.0) -> nn.Module:
@@ -215,6 +221,11 @@ def _batch_norm(features: int) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(features)
     nn.init.constant_(norm.bias, 1e-3)
     return norm
+
+
+def _relu(x: Tensor) -> Tensor:
+    """In place: of the largest tensors, one less is written anew."""
+    return functional.relu(x, inplace=True)
 
 
 def _crop(x: Tensor, like: Tensor) -> Tensor:
