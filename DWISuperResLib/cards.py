@@ -170,6 +170,7 @@ def _range_text(limits: Sequence[float], unit: str = "") -> str:
 
 
 def refuse_constant(text: str) -> None:
+    """For `json.loads`: NaN and Infinity, which Python would read, are no JSON."""
     raise ValueError(f"{text} is not JSON")
 
 

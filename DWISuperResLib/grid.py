@@ -73,11 +73,16 @@ def refined_affine(affine: NDArray[np.float64], factors: Sequence[float]) -> NDA
     return refined
 
 
-def ras_bounds(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
-    """(2, 3) smallest and largest RAS coordinates (mm) of the field of view's eight corners."""
+def ras_corners(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """(8, 3) RAS coordinates (mm) of the field of view's corners."""
     corners = np.stack(np.meshgrid(*((-0.5, n - 0.5) for n in shape[:3]), indexing="ij"), -1).reshape(-1, 3)
-    ras = corners @ affine[:3, :3].T + affine[:3, 3]
-    return np.stack((ras.min(0), ras.max(0)))
+    return corners @ affine[:3, :3].T + affine[:3, 3]
+
+
+def ras_bounds(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+    """(2, 3) smallest and largest RAS coordinates (mm) of the field of view."""
+    corners = ras_corners(affine, shape)
+    return np.stack((corners.min(0), corners.max(0)))
 
 
 def pad_to_multiple(array: NDArray, factors: Sequence[int]) -> NDArray:
@@ -123,15 +128,10 @@ def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("referenc
             f"The {names[0]} has matrix {first.spatial_shape} and the {names[1]} {second.spatial_shape}; "
             "both must lie on the same grid, so resample one of them first."
         )
-    shift = np.abs(ras_corners(first) - ras_corners(second)).max()
+    corners = (ras_corners(dwi.affine, dwi.spatial_shape) for dwi in (first, second))
+    shift = np.abs(np.subtract(*corners)).max()
     if shift > 0.01 * first.voxel_sizes.min():
         raise InputError(
             f"The {names[0]} and the {names[1]} lie up to {shift:.3g} mm apart; both must lie on the same grid, "
             "so check their orientation headers or resample one of them."
         )
-
-
-def ras_corners(dwi: DWI) -> NDArray[np.float64]:
-    """(8, 3) RAS positions (mm) of the centres of the corner voxels."""
-    corners = np.stack(np.meshgrid(*((0, n - 1) for n in dwi.spatial_shape), indexing="ij"), -1).reshape(-1, 3)
-    return corners @ dwi.affine[:3, :3].T + dwi.affine[:3, 3]

@@ -102,7 +102,7 @@ class DynamicUNet(nn.Module):
         # 1/1000 and more.
         x = _relu(torch.cat([x + y[:, :channels], image + y[:, channels:]], dim=1))
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.head(x.to(self.head.weight.dtype))
+            logits = self.head(x.to(next(self.head.parameters()).dtype))
         low, high = self.output_range
         return low + (high - low) * torch.sigmoid(logits)
 
