@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from .cards import Card, describe, refuse_constant
 from .errors import InputError, ProcessingError
 from .networks import build, fold
+from .resources import RESOURCES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -40,7 +41,7 @@ __all__ = [
     "shipped_checkpoints",
 ]
 
-CATALOGUE = Path(__file__).parents[1] / "Resources" / "Checkpoints"
+CATALOGUE = RESOURCES / "Checkpoints"
 
 _MAX_HEADER = 4 * 2**20  # bytes
 _MAX_FILE = 2 * 2**30  # bytes

@@ -20,12 +20,13 @@ from . import figures
 from .errors import InputError
 from .evaluation import DIRECTION_FA, Evaluation, assess
 from .metrics.image import SSIM_VOLUMES
+from .resources import RESOURCES
 
 if TYPE_CHECKING:
     from .dwi import DWI
     from .selfchecks import Check
 
-TEMPLATES = Path(__file__).parents[1] / "Resources" / "Report"
+TEMPLATES = RESOURCES / "Report"
 
 # quantity, metric, region, heading, whether less is better, decimals
 _SUMMARY = (

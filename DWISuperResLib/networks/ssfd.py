@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError
+from ..resources import RESOURCES
 from ..slices import SliceInput
 from . import register
 
@@ -26,7 +27,7 @@ GROUPS = 10
 TAPS = tuple(f"block{n}_relu2" for n in range(1, len(WIDTHS) + 1))
 """The second ReLU of each block, before its group norm; `block4_relu2` follows the eighth convolution."""
 
-SHIPPED = Path(__file__).parents[2] / "Resources" / "Checkpoints" / "ssfd.safetensors"
+SHIPPED = RESOURCES / "Checkpoints" / "ssfd.safetensors"
 
 
 class Block(nn.Module):
