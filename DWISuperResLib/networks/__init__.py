@@ -12,6 +12,7 @@ A super-resolution network has an attribute `slice_input` (`slices.SliceInput`) 
 from __future__ import annotations
 
 from importlib import import_module
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
@@ -77,12 +78,25 @@ def build(architecture: str, **arguments) -> nn.Module:
 
 
 def fold(network: nn.Module) -> nn.Module:
-    """Bake weight norm and spectral norm into plain weights for inference; in place, leaves eval mode set."""
+    """Bake normalisations into plain weights for inference; in place, leaves eval mode set.
+
+    Weight norm and spectral norm always; batch norm where it comes next after a convolution among a module's children,
+    which in the networks here, as in torchvision's, means that it is applied to that convolution's output.
+    """
+    from torch import nn
     from torch.nn.utils import parametrize
+    from torch.nn.utils.fusion import fuse_conv_bn_weights
 
     network.eval()  # in training mode, reading a spectrally normed weight moves its power iteration on
     for module in list(network.modules()):
         if parametrize.is_parametrized(module):
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
+    for module in list(network.modules()):
+        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                conv.weight, conv.bias = fuse_conv_bn_weights(
+                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+                )
+                setattr(module, name, nn.Identity())
     return network

@@ -98,11 +98,12 @@ class DynamicUNet(nn.Module):
         image = image.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         channels = x.shape[1]
         y = self.residual2(_relu(self.residual1(torch.cat([x, image.to(x.dtype)], dim=1))))
-        # The image and the logits never in half precision: most signal lies where the sigmoid is near 1/2, in steps of
-        # 1/1000 and more.
-        x = _relu(torch.cat([x + y[:, :channels], image + y[:, channels:]], dim=1))
+        # From here never in half precision: most signal lies where the sigmoid is near 1/2, in steps of 1/1000 and more.
+        y = y.to(next(self.head.parameters()).dtype)
+        y[:, :channels] += x
+        y[:, channels:] += image
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.head(x.to(next(self.head.parameters()).dtype))
+            logits = self.head(_relu(y))
         low, high = self.output_range
         return low + (high - low) * torch.sigmoid(logits)
 

@@ -63,6 +63,10 @@ class Augmentation(Section):
     resample: Range = Field(
         default=(1.0, 1.0), description="coarsen slices by a factor from here first: other voxel sizes"
     )
+    window: Range = Field(
+        default=(1.0, 1.0),
+        description="alpha of a generalised Hamming window on the k-space of half of the slabs: other scanners' filters",
+    )
 
 
 class Data(Section):
@@ -169,7 +173,9 @@ class Configuration(Section):
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: Path = Path("training")
     task: Literal["super-resolution", "denoising", "ssfd"] = "super-resolution"
-    scales: tuple[Annotated[int, Field(ge=1, le=5)], ...] = (2,)
+    scales: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field(
+        default=(2,), description="factors to train; one listed twice is drawn twice as often"
+    )
     normalisation: Literal["volume", "paper"] = "volume"
     seed: NonNegativeInt = 0
     resume: bool = Field(
@@ -185,6 +191,11 @@ class Configuration(Section):
     validation: Validation = Validation()
     licence: str = ""
     provenance: str = ""
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The factors, each once."""
+        return tuple(sorted(set(self.scales)))
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Self:

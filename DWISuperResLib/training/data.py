@@ -43,6 +43,20 @@ def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
     return separable(slab, matrix(shape[0], slab.shape[-2]), matrix(shape[1], slab.shape[-1]))
 
 
+def windowed(slab: Slab, alphas: Sequence[float]) -> Slab:
+    """Slices under the window alpha + (1 - alpha) cos(2 pi k), k in cycles a pixel, along (rows, columns).
+
+    Scanners filter k-space, each in its own way, and 0.54 is Hamming's window; above 1 it sharpens.
+    """
+
+    def matrix(n: int, alpha: float) -> NDArray[np.float64]:
+        # The window's transform: three taps, mirrored at the border.
+        shifted = np.pad(np.eye(n), ((1, 1), (0, 0)), mode="symmetric")
+        return alpha * np.eye(n) + (1 - alpha) / 2 * (shifted[:-2] + shifted[2:])
+
+    return separable(slab, *(matrix(n, a) for n, a in zip(slab.shape[-2:], alphas, strict=True)))
+
+
 class Batches(Dataset):
     """Batch `index` is a function of (seed, index) alone, so workers, resuming and epochs cannot change it.
 
@@ -98,6 +112,8 @@ class Batches(Dataset):
             slab = lowered(slab, shape)
             rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, mask.shape, strict=True))
             mask = mask[np.ix_(rows, columns)]
+        if augmentation.window != (1, 1) and rng.random() < 0.5:
+            slab = windowed(slab, rng.uniform(*augmentation.window, size=2))
         gains = scan.normalisation.gains[shown][:, None, None, None]
         exponent = float(rng.uniform(*augmentation.contrast))
         if exponent != 1:
@@ -242,7 +258,7 @@ class DWIData(lightning.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         """Indices of cases; -1, which scores nothing, keeps a process without any in step with the others."""
         rank, processes = self._place()
-        count = len(self.validation_scans) * len(self.config.scales)
+        count = len(self.validation_scans) * len(self.config.served)
         return DataLoader(list(range(rank, count, processes)) or [-1], batch_size=None)  # type: ignore[arg-type]
 
     def _place(self) -> tuple[int, int]:
@@ -251,7 +267,7 @@ class DWIData(lightning.LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
     def case(self, index: int) -> Case:
-        """Slices of held-out scan `index // len(scales)` at one scale, the same at every call."""
-        scan = self.validation_scans[index // len(self.config.scales)]
-        scale = self.config.scales[index % len(self.config.scales)]
+        """Slices of held-out scan `index // len(served)` at one scale, the same at every call."""
+        scan = self.validation_scans[index // len(self.config.served)]
+        scale = self.config.served[index % len(self.config.served)]
         return prepare(scan, scale, self.config, self.slice_input, seed=self.config.seed + index)

@@ -134,7 +134,7 @@ def make_network(config: Configuration) -> Any:
     if wanted.start_from is not None:
         start(network, wanted.start_from)
     network.eval()
-    for scale in config.scales:
+    for scale in config.served:
         shown = torch.zeros(1, network.slice_input.channels, 32, 32)
         with torch.inference_mode():
             shape = tuple(network(shown, scale).shape)
@@ -211,7 +211,7 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         name=config.name,
         architecture=config.network.architecture,
         arguments=config.network.arguments,
-        scales=config.scales,
+        scales=config.served,
         task=config.task,
         normalisation=config.normalisation,
         degradation=degradation | drawn,
@@ -248,7 +248,7 @@ def describe_scans(config: Configuration, scans: list[Scan], model: str | None) 
         dwi = scan.dwi()
         if dwi.is_b0.all():
             continue
-        for scale in config.scales:
+        for scale in config.served:
             low = dwi if model is None else degrade(dwi, scale, model=model, axis=scan.axis)
             found.append(domain_statistics(low, axis=scan.axis))
     return domain_range(found)
