@@ -201,7 +201,8 @@ def _process(
     report = options.progress or (lambda fraction, message: None)
     report(0.0, f"super-resolving {len(indices)} slices of {dwi.n_volumes} volumes on {device}")
     k = network.slice_input.neighbours
-    with torch.inference_mode():
+    # The outer autocast keeps the weights that the inner one has cast from batch to batch; inference_mode would not.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for start in range(0, len(indices), group):
             if options.cancel and options.cancel():
                 raise Cancelled("Cancelled; nothing was written.")

@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from DWISuperResLib import degradation, io
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.grid import in_plane_axes
 from DWISuperResLib.interpolation import operator
+from DWISuperResLib.microstructure.tensor import determines_tensor
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput
 from DWISuperResLib.training import validated
-from DWISuperResLib.training.data import Batches, EpochSampler
+from DWISuperResLib.training.data import Batches, EpochSampler, windowed
 from DWISuperResLib.training.scans import divide, find_scans, open_scan, subject_of
 from DWISuperResLib.training.tasks import add_noise
 from DWISuperResLib.training.validation import classical, predict, prepare, score
@@ -126,7 +129,6 @@ def test_batches_are_functions_of_seed_and_index(scan):
 
 
 def test_every_range_changes_the_batch(scan):
-    plain = batches(scan)[0]
     for section, changes in (
         ("degradation", {"models": {"gaussian": 1}}),
         ("degradation", {"models": {"area": 1}}),
@@ -134,10 +136,29 @@ def test_every_range_changes_the_batch(scan):
         ("degradation", {"noise": [5, 5]}),
         ("augmentation", STILL | {"intensity": [2, 2]}),
         ("augmentation", STILL | {"contrast": [2, 2]}),
+        ("augmentation", STILL | {"window": [0.6, 0.7]}),
     ):
-        assert not torch.allclose(batches(scan, **{section: changes})[0]["input"], plain["input"], atol=1e-3)
+        found = [batches(scan, **{section: changes})[index]["input"] for index in range(3)]
+        assert any(not torch.allclose(x, batches(scan)[n]["input"], atol=1e-3) for n, x in enumerate(found)), changes
     coarser = batches(scan, augmentation=STILL | {"resample": [1.5, 1.5]})[0]
     assert coarser["target"].shape[-2:] == (24, 16)
+
+
+@given(n=st.integers(4, 40), data=st.data(), alphas=st.tuples(st.floats(0.5, 1.1), st.floats(0.5, 1.1)))
+def test_window_weights_each_frequency(n, data, alphas):
+    """Cosines that are even about both borders are eigenvectors, their eigenvalue the window at their frequency."""
+    half_cycles = data.draw(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)))
+    rows, columns = (np.cos(np.pi * k * (np.arange(n) + 0.5) / n) for k in half_cycles)
+    weights = [a + (1 - a) * np.cos(np.pi * k / n) for a, k in zip(alphas, half_cycles, strict=True)]
+    image = np.outer(rows, columns).astype(np.float32)
+    np.testing.assert_allclose(windowed(image, alphas), np.prod(weights) * image, atol=1e-5)
+
+
+def test_a_factor_listed_twice_is_drawn_twice_as_often(scan):
+    dataset = batches(scan, scales=[3, 2, 3], data={"slabs": 1, "patches": 1})
+    drawn = [dataset[index]["scale"] for index in range(300)]
+    assert drawn.count(3) == pytest.approx(200, abs=30)  # 3.7 standard deviations
+    assert dataset.config.served == (2, 3)
 
 
 def test_volumes_of_one_place_come_together_with_their_gradients(scan):
@@ -151,6 +172,24 @@ def test_volumes_of_one_place_come_together_with_their_gradients(scan):
     slices = scan.signal.astype(np.float32).reshape(-1, *scan.signal.shape[2:])
     windows = np.lib.stride_tricks.sliding_window_view(slices, (16, 16), axis=(1, 2))
     assert min(np.abs(windows - back[0, 0].numpy()).max(axis=(-1, -2)).min(axis=(1, 2))) < 1e-2
+
+
+def test_directions_drawn_together_determine_a_tensor(dwi, tmp_path):
+    """Of scans that repeat directions, most draws would not."""
+    six = np.array([[1, 1, 0], [1, -1, 0], [0, 1, 1], [0, 1, -1], [1, 0, 1], [-1, 0, 1]]) / np.sqrt(2)
+
+    def with_copies(copies):
+        bvecs = np.vstack([np.zeros((1, 3)), six, np.tile(six[:1], (copies, 1))])
+        repeated = np.resize(np.arange(dwi.n_volumes), len(bvecs))
+        bvals = np.where(np.arange(len(bvecs)) > 0, 1000.0, 0.0)
+        file = tmp_path / f"{copies}.nii.gz"
+        io.write_dwi(dataclasses.replace(dwi, signal=dwi.signal[..., repeated], bvals=bvals, bvecs=bvecs), file)
+        return open_scan(file, tmp_path, "volume")
+
+    dataset = batches(with_copies(2), joint=8, data={"patch": 16})
+    assert all(determines_tensor(*table) for index in range(10) for table in dataset[index]["gradients"])
+    with pytest.raises(InputError, match=r"100 draws of 7 volumes .* raise data\.volumes"):
+        batches(with_copies(40), joint=7, data={"patch": 16})[0]
 
 
 def test_patches_prefer_the_brain(tmp_path):

@@ -85,7 +85,7 @@ def fold(network: nn.Module) -> nn.Module:
     """
     from torch import nn
     from torch.nn.utils import parametrize
-    from torch.nn.utils.fusion import fuse_conv_bn_weights
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     network.eval()  # in training mode, reading a spectrally normed weight moves its power iteration on
     for module in list(network.modules()):
@@ -93,10 +93,8 @@ def fold(network: nn.Module) -> nn.Module:
             for name in list(module.parametrizations):  # type: ignore[arg-type]
                 parametrize.remove_parametrizations(module, name)
     for module in list(network.modules()):
-        for (_, conv), (name, norm) in pairwise(list(module.named_children())):
+        for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
             if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                conv.weight, conv.bias = fuse_conv_bn_weights(
-                    conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-                )
-                setattr(module, name, nn.Identity())
+                setattr(module, conv_name, fuse_conv_bn_eval(conv, norm))
+                setattr(module, norm_name, nn.Identity())
     return network

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
@@ -96,23 +95,26 @@ class SRUNet(nn.Module):
 
 def interpolated(images: torch.Tensor, scale: int) -> torch.Tensor:
     """Mirrored sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
-    return _separable(images, *(mirrored_sinc(n, scale) for n in images.shape[-2:]))
+    return _separable(images, *(_operators(n, scale, images.device)[0] for n in images.shape[-2:]))
 
 
 def beyond_band(images: torch.Tensor, scale: int) -> torch.Tensor:
     """Part of (B, 1, scale H, scale W) that k-space truncation by `scale` removes, in float32."""
-    kept = _separable(images, *(_truncation(n, scale) for n in images.shape[-2:]))
+    kept = _separable(images, *(_operators(n // scale, scale, images.device)[1] for n in images.shape[-2:]))
     return images.float() - interpolated(kept, scale)
 
 
 @lru_cache(maxsize=64)
-def _truncation(n: int, scale: int) -> NDArray[np.float64]:
-    """(n / scale, n) left inverse of the mirrored sinc interpolation."""
-    return np.asarray(np.linalg.pinv(mirrored_sinc(n // scale, scale)), np.float64)
+def _operators(n: int, scale: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mirrored sinc interpolation of n samples, (scale n, n), and its left inverse, in float32."""
+    up = mirrored_sinc(n, scale)
+    # Kept from call to call; what is made in inference mode could not serve training later.
+    with torch.inference_mode(False):
+        make = partial(torch.tensor, dtype=torch.float32, device=device)
+        return make(up), make(np.linalg.pinv(up))
 
 
-def _separable(images: torch.Tensor, *operators: NDArray[np.float64]) -> torch.Tensor:
-    rows, columns = (torch.as_tensor(o, dtype=torch.float32, device=images.device) for o in operators)
+def _separable(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images.float() @ columns.T
 

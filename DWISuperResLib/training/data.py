@@ -24,6 +24,8 @@ from .tasks import TASKS, Slab, separable
 from .validation import Case, prepare
 
 Batch = dict[str, Any]
+UNLUCKY = 100
+"""Draws of directions, none of which determines a tensor, after which it is no coincidence."""
 
 
 def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
@@ -43,7 +45,7 @@ def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
     return separable(slab, matrix(shape[0], slab.shape[-2]), matrix(shape[1], slab.shape[-1]))
 
 
-def windowed(slab: Slab, alphas: Sequence[float]) -> Slab:
+def windowed(slab: Slab, alphas: Sequence[float] | NDArray[np.float64]) -> Slab:
     """Slices under the window alpha + (1 - alpha) cos(2 pi k), k in cycles a pixel, along (rows, columns).
 
     Scanners filter k-space, each in its own way, and 0.54 is Hamming's window; above 1 it sharpens.
@@ -170,14 +172,23 @@ class Batches(Dataset):
             return rng.choice(n, size=(places, 1), p=chances)
         if self.joint >= n:
             return np.tile(np.arange(n), (places, 1))
+        return np.array([self._directions(scan, self.joint, rng) for _ in range(places)])
+
+    @staticmethod
+    def _directions(scan: Scan, joint: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """`joint` volumes that a tensor can be fitted to, one of them a b0 where there is one."""
         b0 = np.flatnonzero(scan.bvals <= B0_THRESHOLD)
-        rows = []
-        for _ in range(places):
+        weighted = np.setdiff1d(np.arange(scan.shape[1]), b0)
+        for _ in range(UNLUCKY):
             fixed = rng.choice(b0, size=min(1, len(b0)), replace=False) if len(b0) else np.empty(0, int)
-            others = np.setdiff1d(np.arange(n), b0)
-            rest = min(self.joint - len(fixed), len(others))
-            rows.append(np.sort(np.concatenate([fixed, rng.choice(others, size=rest, replace=False)])))
-        return np.array(rows)
+            rest = min(joint - len(fixed), len(weighted))
+            drawn = np.sort(np.concatenate([fixed, rng.choice(weighted, size=rest, replace=False)]))
+            if determines_tensor(scan.bvals[drawn], scan.bvecs[drawn]):
+                return drawn
+        raise InputError(
+            f"{UNLUCKY} draws of {joint} volumes from {scan.path} had no six independent directions; raise "
+            "data.volumes."
+        )
 
     @staticmethod
     def _place(inside, patch, scale: int, shape, rng: np.random.Generator) -> tuple[int, int]:
