@@ -82,7 +82,8 @@ class DynamicUNet(nn.Module):
     def refine(self, image: Tensor) -> Tensor:
         """Images (B, 3, H, W) of full size, in and out."""
         encoder = self.encoder
-        half = encoder.relu(encoder.bn1(encoder.conv1(image)))
+        # Rounded to half precision, the image would lose more than in all later layers together.
+        half = encoder.relu(encoder.bn1(_exactly(encoder.conv1, image)))
         quarter = encoder.layer1(encoder.maxpool(half))
         eighth = encoder.layer2(quarter)
         sixteenth = encoder.layer3(eighth)
@@ -96,16 +97,20 @@ class DynamicUNet(nn.Module):
         # In the features' layout: joined to another one, all of them would be copied out of it.
         last = x.is_contiguous(memory_format=torch.channels_last)
         image = image.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
-        channels = x.shape[1]
         y = self.residual2(_relu(self.residual1(torch.cat([x, image.to(x.dtype)], dim=1))))
-        # From here never in half precision: most signal lies where the sigmoid is near 1/2, in steps of 1/1000 and
-        # more. In two parts, which are never joined: a copy of the largest tensor less.
-        weight = self.head.weight
+        # The image and the logits never in half precision: most signal lies where the sigmoid is near 1/2, in steps of
+        # 1/1000 and more. The head is a matrix product, of features and image apart: joined, they would be copied.
+        shares = (x.shape[1], image.shape[1])
+        weight, logits = self.head.weight, self.head.bias
+        assert isinstance(weight, Tensor)
+        assert isinstance(logits, Tensor)
         with torch.autocast(x.device.type, enabled=False):
-            logits = self.head.bias[:, None, None]
-            for part, added, columns in zip((x, image), y.split((channels, 3), 1), weight.split((channels, 3), 1)):
-                refined = part.to(weight.dtype) + added
-                logits = logits + functional.conv2d(_relu(refined), columns)
+            for part, added, columns in zip(
+                (x, image), y.split(shares, 1), weight.flatten(1).split(shares, 1), strict=True
+            ):
+                pixels = _relu(part + added).permute(0, 2, 3, 1)
+                logits = functional.linear(pixels.to(weight.dtype), columns) + logits
+        logits = logits.permute(0, 3, 1, 2)
         low, high = self.output_range
         return low + (high - low) * torch.sigmoid(logits)
 
@@ -229,6 +234,14 @@ def _batch_norm(features: int) -> nn.BatchNorm2d:
 def _relu(x: Tensor) -> Tensor:
     """In place: of the largest tensors, one less is written anew."""
     return functional.relu(x, inplace=True)
+
+
+def _exactly(layer: nn.Module, x: Tensor) -> Tensor:
+    """Apply `layer` in its own precision; only the result is in autocast's."""
+    device = x.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
+    with torch.autocast(device, enabled=False):
+        return layer(x).to(dtype)
 
 
 def _crop(x: Tensor, like: Tensor) -> Tensor:

@@ -65,7 +65,7 @@ class Augmentation(Section):
     )
     window: Range = Field(
         default=(1.0, 1.0),
-        description="alpha of a generalised Hamming window on the k-space of half of the slabs: other scanners' filters",
+        description="alpha of the generalised Hamming window on half of the slabs' k-space: other scanners' filters",
     )
 
 

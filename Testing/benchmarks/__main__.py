@@ -19,7 +19,7 @@ from pathlib import Path
 from Testing.benchmarks import whole_scan
 from Testing.benchmarks.harness import Result, report
 
-NAMES = ("startup", "microstructure", "super_resolution", "whole_scan", "training", "memory", "gpu")
+NAMES = ("startup", "microstructure", "losses", "super_resolution", "whole_scan", "training", "memory", "gpu")
 TAKE_QUICK = ("super_resolution", "whole_scan", "memory", "gpu")
 PACKAGES = ("torch", "numpy", "dipy", "nibabel", "fastai", "isal")
 

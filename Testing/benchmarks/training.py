@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 
 from DWISuperResLib.engine import resolve_device, resolve_precision
@@ -29,13 +28,13 @@ from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.training import validated
 from DWISuperResLib.training.data import Batches, DWIData
 from Testing.benchmarks.harness import Result, compare, parser, report
+from Testing.benchmarks.losses import reference_loss
 
-TAP_MODULES = (5, 12, 22, 32, 42)
 FEATURE = {"name": "feature", "backbone": "vgg16_bn", "taps": "paper", "weights": "untrained"}
 LOSS = [{"name": "l1"}, FEATURE | {"tap_weights": [92, 0, 0, 0, 0]}]
 CASES = {
     "default network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "sr_unet"},
-    "paper's network": {"patch": 96, "slabs": 2, "patches": 2, "architecture": "dynamic_unet"},
+    "paper's network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "dynamic_unet"},
 }
 
 
@@ -105,20 +104,9 @@ def plain_step(network: nn.Module, batch: dict, device: torch.device) -> Callabl
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-4)
     shown, target = batch["input"].to(device), batch["target"].to(device)
 
-    def features(x: torch.Tensor) -> list[torch.Tensor]:
-        taps = []
-        for index, module in enumerate(vgg):
-            x = module(x)
-            if index in TAP_MODULES:
-                taps.append(x)
-        return taps
-
     def take() -> None:
         prediction = network(shown, batch["scale"])
-        seen, wanted = (features(images.expand(-1, 3, -1, -1)) for images in (prediction, target))
-        weights = (92, 0, 0, 0, 0)
-        total = functional.l1_loss(prediction, target)
-        total = total + sum(w * functional.l1_loss(f, g) for w, f, g in zip(weights, seen, wanted, strict=True))
+        total = reference_loss(vgg, prediction, target)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
