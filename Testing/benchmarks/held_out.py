@@ -4,7 +4,8 @@ python -m Testing.benchmarks.held_out --scales 2,3 --json held_out.json scan.nii
 
 A row a scan and scale: RMSE of the signal (all volumes, brain), mean absolute error of FA and of QA, each relative to
 the best interpolation for that very figure, and whether the grid check fired. Where a scan repeats its gradient
-table, the difference of its repeats is printed beside them.
+table, the difference of its repeats is printed beside them; and for each scale the RMSE that a perfect network would
+keep: the noise that truncation removes with the signal, from the repeats' difference beyond the band / sqrt 2.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 
 import DWISuperResLib as dsr
 from DWISuperResLib.evaluation import Evaluation, evaluate, volume_groups
+from DWISuperResLib.grid import crop
 
 
 def signal_rmse(evaluation: Evaluation, dwi: dsr.DWI, method: str) -> float:
@@ -48,8 +50,11 @@ def score(path: str, checkpoint: str, scale: int, ensemble: bool) -> dict:
     return row
 
 
-def noise_floor(path: str) -> dict | None:
-    """The same figures between the two halves of a scan that repeats its gradient table; None where none does."""
+def noise_floor(path: str, scales: list[int]) -> dict | None:
+    """The same figures between the two halves of a scan that repeats its gradient table, and what no network can mend.
+
+    None where none does.
+    """
     dwi = dsr.read_dwi(path)
     half = dwi.n_volumes // 2
     first, second = (
@@ -64,7 +69,19 @@ def noise_floor(path: str) -> dict | None:
     comparison = dsr.compare(first, second, ("fa", "qa"), mask=mask)
     rows = {row["map"]: row["mae"] for row in comparison.statistics if row["region"] == "brain"}
     difference = (second.signal - first.signal)[mask].astype(np.float64)
-    return {"rmse": float(np.sqrt(np.mean(difference**2))), **rows}
+    return {
+        "rmse": float(np.sqrt(np.mean(difference**2))),
+        **rows,
+        "floors": {scale: _beyond_band(first, second, mask, scale) / np.sqrt(2) for scale in scales},
+    }
+
+
+def _beyond_band(first: dsr.DWI, second: dsr.DWI, mask: np.ndarray, scale: int) -> float:
+    """RMS difference of two repeats in the part of k-space that truncation by `scale` removes."""
+    difference = replace(first, signal=second.signal - first.signal)
+    kept = dsr.interpolate(dsr.degrade(difference, scale), scale).signal
+    beyond = difference.signal - crop(kept, first.spatial_shape)
+    return float(np.sqrt(np.mean(beyond[mask].astype(np.float64) ** 2)))
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -75,22 +92,25 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     parser.add_argument("--ensemble", action="store_true")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(arguments)
-    rows = []
+    rows: list[dict] = []
+    scales = [int(scale) for scale in options.scales.split(",")]
     print("| scan | scale | signal RMSE | FA error | QA error | best interpolation (RMSE, FA, QA) | grid |")
     print("|---|---|---|---|---|---|---|")
     for pair in options.pairs:
         path, checkpoint = pair.rsplit("=", 1)
-        for scale in map(int, options.scales.split(",")):
+        for scale in scales:
             row = score(path, checkpoint, scale, options.ensemble)
             rows.append(row)
             cells = (f"{row[name]:.4g} ({row[f'{name}_change']:+.1f} %)" for name in ("rmse", "fa", "qa"))
             best = ", ".join(f"{row[f'{name}_best_method']} {row[f'{name}_best']:.4g}" for name in ("rmse", "fa", "qa"))
             grid = "yes" if row["grid"] else "no"
             print(f"| {row['scan']} | {scale} | {' | '.join(cells)} | {best} | {grid} |", flush=True)
-        if floor := noise_floor(path):
+        if floor := noise_floor(path, scales):
             name = Path(path).name.split(".")[0]
             rows.append({"scan": name, "repeats": floor})
             print(f"| {name}, repeats | - | {floor['rmse']:.4g} | {floor['fa']:.4g} | {floor['qa']:.4g} | - | - |")
+            for scale, rmse in floor["floors"].items():
+                print(f"| {name}, noise beyond the band | {scale} | {rmse:.4g} | - | - | - | - |")
     if options.json:
         Path(options.json).write_text(json.dumps(rows, indent=1))
     return rows
