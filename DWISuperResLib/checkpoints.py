@@ -57,12 +57,12 @@ class Checkpoint:
     weights: dict[str, Tensor]
 
     def network(self) -> nn.Module:
-        """A new network with these weights, in eval mode, weight and spectral norm folded."""
+        """A new network on these weights (shared, not copied), in eval mode, its normalisations folded in."""
         import torch
 
-        with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten; spare the caller's generator
+        with torch.device("meta"):  # no time for initial weights
             network = build(self.card.architecture, **self.card.arguments)
-        network.load_state_dict(self.weights)
+        network.load_state_dict(self.weights, assign=True)
         return fold(network)
 
 
