@@ -21,7 +21,7 @@ import torch
 from DWISuperResLib.checkpoints import Card, save_checkpoint
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.io import write_dwi
-from DWISuperResLib.networks import build, fold
+from DWISuperResLib.networks import build, fold, sr_unet
 from Testing.benchmarks.ceilings import autocast, bandwidth_ceiling, matmul_ceiling, operations, seconds, traffic
 from Testing.benchmarks.harness import Result, parser, report, run_command
 from Testing.benchmarks.super_resolution import ARCHITECTURES, SCALE, SLICE
@@ -87,6 +87,9 @@ def throughput(device: torch.device, tiny: bool) -> None:
             work = operations(network, one, SCALE)
             # On the processor the tracing alone: generating code takes minutes and shows nothing about a card.
             backend = "inductor" if device.type == "cuda" else "eager"
+            if compiled:
+                # Made with NumPy, which the compiler cannot follow.
+                torch.compiler.assume_constant_result(sr_unet._operators.__wrapped__)
             called = torch.compile(network, backend=backend) if compiled else network
             for name, dtype in PRECISIONS.items():
                 needed = traffic(network, one, SCALE, dtype)
