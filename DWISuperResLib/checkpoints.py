@@ -57,12 +57,12 @@ class Checkpoint:
     weights: dict[str, Tensor]
 
     def network(self) -> nn.Module:
-        """A new network on these weights (shared, not copied), in eval mode, its normalisations folded in."""
+        """A new network with a copy of these weights, in eval mode, its normalisations folded in."""
         import torch
 
         with torch.device("meta"):  # no time for initial weights
             network = build(self.card.architecture, **self.card.arguments)
-        network.load_state_dict(self.weights, assign=True)
+        network.load_state_dict({name: weight.clone() for name, weight in self.weights.items()}, assign=True)
         return fold(network)
 
 

@@ -91,6 +91,15 @@ def test_building_a_network_leaves_the_random_state(saved):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_networks_do_not_share_weights(saved):
+    checkpoint = load_checkpoint(saved)
+    before = {name: weight.clone() for name, weight in checkpoint.weights.items()}
+    with torch.no_grad():
+        for parameter in checkpoint.network().parameters():
+            parameter.add_(1)
+    assert all(torch.equal(checkpoint.weights[name], weight) for name, weight in before.items())
+
+
 def test_sha256_is_the_documented_one(saved):
     digest = hashlib.sha256()
     with safe_open(saved, "numpy") as file:
