@@ -1,0 +1,27 @@
+"""What holds for every architecture."""
+
+import pytest
+import torch
+from torch import nn
+
+from DWISuperResLib import networks
+
+SMALL = {"sr_unet": {"width": 8, "blocks": [1, 1]}}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("architecture", networks.architectures())
+def test_folding_keeps_the_output(architecture):
+    torch.manual_seed(1)
+    network = networks.build(architecture, **SMALL.get(architecture, {})).double().eval()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            module.weight.uniform_(0.5, 2)
+            module.bias.normal_()
+    slice_input = getattr(network, "slice_input", None)
+    x = torch.rand(1, slice_input.channels if slice_input else 1, 32, 32, dtype=torch.float64)
+    scale = 2 if architecture in ("dynamic_unet", "sr_unet") else 1
+    expected = network(x, scale)
+    assert (networks.fold(network)(x, scale) - expected).norm() <= 1e-10 * expected.norm()
