@@ -10,7 +10,7 @@ SMALL = {"sr_unet": {"width": 8, "blocks": [1, 1]}}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", networks.architectures())
+@pytest.mark.parametrize("architecture", ["dncnn", "dynamic_unet", "residual", "sr_unet", "ssfd", "swin_unetr"])
 def test_folding_keeps_the_output(architecture):
     torch.manual_seed(1)
     network = networks.build(architecture, **SMALL.get(architecture, {})).double().eval()

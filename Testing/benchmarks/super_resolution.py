@@ -49,7 +49,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
     options = parser(__doc__)
     options.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
     arguments = options.parse_args(argv)
-    shape = (26, 30, 2) if arguments.quick else (*SLICE, 2)
+    shape = (26, 30, 2) if arguments.quick else (*SLICE, 8)
     with tempfile.TemporaryDirectory() as folder:
         results = against_fastai(shape, Path(folder), arguments.repeats)
     results += [against_ceiling(title, shape[:2], arguments.repeats) for title in ARCHITECTURES]
