@@ -205,7 +205,8 @@ def _process(
     report(0.0, f"super-resolving {len(indices)} slices of {dwi.n_volumes} volumes on {device}")
     k = network.slice_input.neighbours
     # The outer autocast keeps the weights that the inner one has cast from batch to batch; inference_mode would not.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), _buffers_reused():
+    buffers = _buffers_reused() if device.type == "cpu" else nullcontext()
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), buffers:
         for start in range(0, len(indices), group):
             if options.cancel and options.cancel():
                 raise Cancelled("Cancelled; nothing was written.")

@@ -129,6 +129,7 @@ def test_batches_are_functions_of_seed_and_index(scan):
 
 
 def test_every_range_changes_the_batch(scan):
+    plain = batches(scan)[0]
     for section, changes in (
         ("degradation", {"models": {"gaussian": 1}}),
         ("degradation", {"models": {"area": 1}}),
@@ -136,10 +137,11 @@ def test_every_range_changes_the_batch(scan):
         ("degradation", {"noise": [5, 5]}),
         ("augmentation", STILL | {"intensity": [2, 2]}),
         ("augmentation", STILL | {"contrast": [2, 2]}),
-        ("augmentation", STILL | {"window": [0.6, 0.7]}),
     ):
-        found = [batches(scan, **{section: changes})[index]["input"] for index in range(3)]
-        assert any(not torch.allclose(x, batches(scan)[n]["input"], atol=1e-3) for n, x in enumerate(found)), changes
+        assert not torch.allclose(batches(scan, **{section: changes})[0]["input"], plain["input"], atol=1e-3)
+    window = {"augmentation": STILL | {"window": [0.6, 0.7]}}  # of half of the slabs
+    pairs = [(batches(scan, **window)[n]["input"], batches(scan)[n]["input"]) for n in range(3)]
+    assert any(not torch.allclose(found, still, atol=1e-3) for found, still in pairs)
     coarser = batches(scan, augmentation=STILL | {"resample": [1.5, 1.5]})[0]
     assert coarser["target"].shape[-2:] == (24, 16)
 
