@@ -19,11 +19,16 @@ def seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) 
     for repeat in range(repeats + 1):
         start = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
+        finish(device)
         if repeat:
             best = min(best, time.perf_counter() - start)
     return best
+
+
+def finish(device: torch.device) -> None:
+    """Wait for what was started on the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContextManager:

@@ -16,7 +16,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from DWISuperResLib.engine import resolve_device, resolve_precision
 from DWISuperResLib.losses import build_loss
-from Testing.benchmarks.ceilings import autocast
+from Testing.benchmarks.ceilings import autocast, finish
 from Testing.benchmarks.harness import Result, compare, parser, report
 
 TAP_MODULES = (5, 12, 22, 32, 42)
@@ -41,8 +41,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
             with autocast(device, dtype):
                 total = way(prediction)
             total.backward()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
+            finish(device)
 
         return take
 

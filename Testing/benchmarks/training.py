@@ -27,6 +27,7 @@ from DWISuperResLib.networks import build
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.training import validated
 from DWISuperResLib.training.data import Batches, DWIData
+from Testing.benchmarks.ceilings import finish
 from Testing.benchmarks.harness import Result, compare, parser, report
 from Testing.benchmarks.losses import reference_loss
 
@@ -92,7 +93,7 @@ def step(network: nn.Module, batch: dict, device: torch.device, precision: torch
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        _finish(device)
+        finish(device)
 
     return take
 
@@ -110,14 +111,9 @@ def plain_step(network: nn.Module, batch: dict, device: torch.device) -> Callabl
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
-        _finish(device)
+        finish(device)
 
     return take
-
-
-def _finish(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":
