@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
-from ..errors import InputError, MissingDependencyError
+from ..errors import InputError
 
 _BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = 11
@@ -47,11 +53,10 @@ class SSIMLoss(nn.Module):
         super().__init__()
         self.data_range = _checked_range(data_range)
         self.description = {"data_range": self.data_range}
-        self._functional = _torchmetrics_image()
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
-        ssim = self._functional.structural_similarity_index_measure(prediction, target, data_range=self.data_range)
-        return 1 - ssim
+        ssim = structural_similarity_index_measure(prediction, target, data_range=self.data_range)
+        return 1 - cast(Tensor, ssim)  # a pair only where the full image is asked for
 
 
 class MultiScaleSSIMLoss(nn.Module):
@@ -76,7 +81,6 @@ class MultiScaleSSIMLoss(nn.Module):
             raise InputError(f"The number of MS-SSIM scales is {scales!r}; expected 1 to 5.")
         self.scales = scales
         self.description = {"data_range": self.data_range, "scales": scales}
-        self._functional = _torchmetrics_image()
 
     def forward(self, prediction: Tensor, target: Tensor) -> Tensor:
         side = min(prediction.shape[2:])
@@ -89,7 +93,7 @@ class MultiScaleSSIMLoss(nn.Module):
                 "use fewer scales or larger patches."
             )
         total = sum(_BETAS[:scales])
-        return 1 - self._functional.multiscale_structural_similarity_index_measure(
+        return 1 - multiscale_structural_similarity_index_measure(
             prediction,
             target,
             data_range=self.data_range,
@@ -102,11 +106,3 @@ def _checked_range(data_range: float) -> float:
     if not data_range > 0:
         raise InputError(f"The data range is {data_range!r}; expected a number above 0.")
     return float(data_range)
-
-
-def _torchmetrics_image():
-    try:
-        from torchmetrics.functional import image
-    except ImportError:
-        raise MissingDependencyError("The SSIM losses need torchmetrics: pip install torchmetrics.") from None
-    return image

@@ -104,7 +104,7 @@ class DeepDistance:
     InputError
         If the name or the scaling is unknown, or a file is missing, damaged or of another network.
     MissingDependencyError
-        If torchmetrics (learned weights of LPIPS and DISTS), torchvision (ResNet50) or medvae is not installed.
+        If medvae is not installed.
     ProcessingError
         If a download fails.
     """

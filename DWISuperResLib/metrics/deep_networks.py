@@ -10,6 +10,7 @@ from typing import Any
 from urllib.error import URLError
 
 import torch
+import torchmetrics
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -202,8 +203,6 @@ def ssfd(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
 
 def resnet(weights, seed: int, download: bool, trained: str = "") -> tuple[nn.Module, str]:
     """ResNet50 at layer 23; `trained`: resnet50 (ImageNet) or radimagenet, else always untrained."""
-    if find_spec("torchvision") is None:
-        raise MissingDependencyError("The ResNet50 distance needs torchvision; pip install torchvision.")
     features = _ResNet50Layer23()
     path = trunk_file(trained, weights, download) if trained else None
     return _SquaredError(features), _fill(features, path, seed)
@@ -304,12 +303,7 @@ def _linear(trunk: str) -> list[Tensor]:
 
 def _learned(name: str) -> Path:
     """A small file of learned weights that torchmetrics carries."""
-    package = find_spec("torchmetrics")
-    if package is None or package.origin is None:
-        raise MissingDependencyError(
-            "LPIPS and DISTS need torchmetrics, which is not installed; pip install 'dwi-superres[evaluate]'."
-        )
-    return Path(package.origin).parent / "functional" / "image" / name
+    return Path(torchmetrics.__file__).parent / "functional" / "image" / name
 
 
 def _fill(network: nn.Module, path: Path | None, seed: int) -> str:

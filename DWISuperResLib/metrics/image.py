@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError, MissingDependencyError
+from ..errors import InputError
 from ..grid import in_plane_axes
 
 SSIM_VOLUMES = 8
@@ -58,17 +58,10 @@ def image_scores(
     ------
     InputError
         If the shapes differ, the region is empty, or the data range is not positive.
-    MissingDependencyError
-        If torchmetrics is not installed.
     """
-    try:
-        from torchmetrics.functional import normalized_root_mean_squared_error
-        from torchmetrics.functional.image import peak_signal_noise_ratio
-    except ImportError as error:
-        raise MissingDependencyError(
-            "Image quality needs torchmetrics, which is not installed; pip install 'dwi-superres[evaluate]'."
-        ) from error
     import torch
+    from torchmetrics.functional import normalized_root_mean_squared_error
+    from torchmetrics.functional.image import peak_signal_noise_ratio
 
     reference, test, mask = _checked(reference, test, mask)
     target, prediction = (torch.from_numpy(np.ascontiguousarray(a[mask])).flatten() for a in (reference, test))
