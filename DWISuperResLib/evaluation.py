@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from .degradation import degrade
 from .dwi import DWI, shells
 from .errors import Cancelled, InputError
-from .grid import AXIS_NAMES, check_same_grid, crop, slice_axis
+from .grid import AXIS_NAMES, check_same_grid, crop, in_plane_axes, slice_axis
 from .interpolation import METHODS, interpolate
 from .metrics import image_scores, residual_spectrum
 from .microstructure import angular_error, brain_mask, compute_maps, principal_direction
@@ -181,7 +181,8 @@ def evaluate(
         Tensor fit.
     distances : sequence of str, optional
         Deep feature distances, see `metrics.deep.DISTANCES`; by default all that `metrics.deep.available_distances`
-        names. On a few slices of a few weighted volumes; the conditions say with which weights.
+        names, or none where a slice is smaller than they take. On a few slices of a few weighted volumes; the
+        conditions say with which weights.
     device, precision, ensemble, consistent
         See `engine.super_resolve`.
     progress : callable (fraction, message), optional
@@ -298,7 +299,7 @@ class _Measurement:
                 f"{dwi.spatial_shape} with the brain marked."
             )
         self.shells = volume_groups(dwi)
-        self.distances = _deep_distances(distances)
+        self.distances = _deep_distances(distances, min(dwi.spatial_shape[a] for a in in_plane_axes(axis)))
         self.scores: list[dict[str, Any]] = []
         self.start = time.perf_counter()
         self.reference = self._reduce(name, "reference", dwi, sha256=signal_hash(dwi))
@@ -414,12 +415,14 @@ class _Measurement:
             self.scores.append({**row, "value": float(value), **shared})
 
 
-def _deep_distances(names: Sequence[str] | None) -> list:
+def _deep_distances(names: Sequence[str] | None, side: int) -> list:
     if names is not None and not names:
         return []  # spare the caller torchvision
-    from .metrics.deep import DeepDistance, available_distances
+    from .metrics.deep import SMALLEST, DeepDistance, available_distances
 
-    return [DeepDistance(name) for name in (available_distances() if names is None else names)]
+    if names is None:
+        names = available_distances() if side >= SMALLEST else ()
+    return [DeepDistance(name) for name in names]
 
 
 def _cell(value: Any) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .degradation import degrade
+from .errors import InputError
 from .grid import crop, in_plane_axes, in_plane_factors, slice_axis
 from .interpolation import interpolate
 from .microstructure import brain_mask, compute_maps
@@ -232,7 +233,10 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis:
         for each in candidates:
             if np.ptp(each[region]) <= 1e-6 * np.abs(interpolated).max():
                 continue  # an empty image has no pattern; the consistency check speaks of it
-            index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
+            try:
+                index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
+            except InputError:
+                continue  # too small a brain to tell, or values that are not finite: the consistency check fires
             least = GRID_THRESHOLD_DB if name == "signal" else 0.0
             found += [(v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)]
         if not found:

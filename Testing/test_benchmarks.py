@@ -1,14 +1,17 @@
 """The benchmarks run, at tiny sizes, and tell what they should."""
 
 import json
+from dataclasses import replace
 from importlib.metadata import version
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import DWISuperResLib as dsr
 from Testing.benchmarks import __main__ as benchmarks
-from Testing.benchmarks import ceilings, gpu, harness, memory, super_resolution, whole_scan
+from Testing.benchmarks import ceilings, gpu, harness, held_out, memory, super_resolution, whole_scan
 
 
 def test_ratios_come_from_neighbouring_runs():
@@ -62,6 +65,42 @@ def test_without_a_card_the_script_runs_small_and_says_why(capsys):
     assert "No figure for a graphics card" in said
     assert "slices/s" in said
     assert "failed" not in said
+
+
+@pytest.mark.parametrize("b0_volumes", [1, 4])
+@pytest.mark.parametrize("scale", [2, 3])
+def test_noise_floor_is_the_noise_that_truncation_removes(b0_volumes, scale):
+    """Of white noise, truncation keeps 1 / scale²; the signal, here the same everywhere, adds nothing."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(20, 3))
+    bvecs = np.concatenate((np.zeros((b0_volumes, 3)), directions / np.linalg.norm(directions, axis=1, keepdims=True)))
+    bvals = np.array([0.0] * b0_volumes + [1000.0] * 20)
+    # A signal that is quadratic in the direction, so that the fit misses none of it.
+    clean = np.where(bvals == 0, 1000, 300 + 200 * bvecs[:, 0] ** 2)
+    sigma = 12.0
+    signal = (clean + rng.normal(scale=sigma, size=(36, 30, 12, len(bvals)))).astype(np.float32)
+    dwi = dsr.DWI(signal, np.eye(4), bvals, bvecs)
+    floor = held_out.noise_floor(dwi, scale, np.ones(dwi.spatial_shape, bool))
+    assert floor["rmse"] == pytest.approx(sigma * np.sqrt(1 - 1 / scale**2), rel=0.02)
+    assert 0 < floor["fa"] < 0.2
+
+
+def test_held_out_compares_floor_network_and_repeats(tmp_path, capsys):
+    scan = dsr.phantom(shape=(24, 24, 4))
+    twice = replace(
+        scan,
+        signal=np.concatenate((scan.signal, 1.1 * scan.signal), axis=3),
+        bvals=np.tile(scan.bvals, 2),
+        bvecs=np.tile(scan.bvecs, (2, 1)),
+    )
+    dsr.write_dwi(twice, tmp_path / "scan.nii.gz")
+    row, repeated = held_out.main(["--scales", "2", f"{tmp_path / 'scan.nii.gz'}=default"])
+    assert (row["scan"], row["scale"]) == ("scan", 2)
+    assert row["rmse_change"] == pytest.approx(100 * (row["rmse"] / row["rmse_best"] - 1))
+    assert repeated["repeats"]["fa"] == pytest.approx(0, abs=0.01)  # FA does not depend on the scale of the signal
+    assert repeated["repeats"]["rmse"] > 0
+    names = [line.split(" |")[0] for line in capsys.readouterr().out.splitlines()[2:]]
+    assert names == ["| scan", "| scan, noise alone", "| scan, repeats"]
 
 
 def test_memory_is_measured_where_the_system_allows(tmp_path, capsys):

@@ -124,6 +124,13 @@ def test_files_hold_every_score(evaluation, tmp_path):
     assert stored["conditions"]["versions"]["torch"] == metadata.version("torch")
 
 
+def test_a_small_scan_is_measured_without_deep_distances(do_nothing):
+    found = evaluate(phantom((24, 24, 4)), 2, (do_nothing,), methods=("sinc",), device="cpu")
+    assert found.score("sinc", "signal", "rmse", volumes="b0") > 0
+    assert not [row for row in found.scores if row["quantity"] == "deep distance"]
+    assert found.conditions["deep distances"] == {}
+
+
 def test_hash_covers_signal_order_and_table(scan):
     digest = hashlib.sha256(np.asfortranarray(scan.signal).tobytes(order="F"))
     for array in (scan.affine, scan.bvals, scan.bvecs.round(5) + 0.0):

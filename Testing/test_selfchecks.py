@@ -116,6 +116,13 @@ def test_checks_that_cannot_be_made_are_left_out(low):
     assert names == {"grid artefacts in signal", "consistency with the input"}
 
 
+def test_a_head_too_small_for_grids_is_still_checked_otherwise(card):
+    small = degrade(phantom((24, 24, 4), snr=25.0), 2)
+    names = [check.name for check in self_checks(small, interpolate(small, 2), card, 2)]
+    assert not any("grid" in name for name in names)
+    assert "consistency with the input (noise SD)" in names
+
+
 def test_a_wild_ensemble_is_noticed(low, high):
     checks = self_checks(low, high, None, 2, uncertainty=np.full_like(high.signal, 200.0))
     assert {"ensemble spread of the signal", "ensemble spread of FA"} <= fired(checks)
