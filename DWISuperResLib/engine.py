@@ -197,7 +197,7 @@ def _process(
         deviation, mean = torch.std_mean(members, dim=0, correction=0)
         return mean, deviation
 
-    batch = _Batcher(forward, options.batch_size or (4 if device.type == "cpu" else 256))
+    batch = _Batcher(forward, options.batch_size or (8 if device.type == "cpu" else 256))
     indices = np.flatnonzero(predicted)
     volumes = torch.arange(dwi.n_volumes)
     group = max(1, batch.size // dwi.n_volumes)

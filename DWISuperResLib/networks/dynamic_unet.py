@@ -186,7 +186,8 @@ class _SubPixel(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = functional.pixel_shuffle(_relu(self.conv(x)), 2)
         if self.blur:
-            x = functional.avg_pool2d(functional.pad(x, (1, 0, 1, 0), mode="replicate"), 2, stride=1)
+            # fastai repeats the first row and column first; the mean without them is the same.
+            x = functional.avg_pool2d(x, 2, stride=1, padding=1, count_include_pad=False)[..., :-1, :-1]
         return x
 
 
