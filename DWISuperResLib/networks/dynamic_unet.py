@@ -25,6 +25,9 @@ from . import register
 # moves every pixel but the central one, by up to half a pixel (x2) or a whole one (x3) at the edges.
 _UPSAMPLING = {"linear": ("bilinear", False), "cubic": ("bicubic", False), "paper": ("bilinear", True)}
 
+_CACHED = 2**16
+"""Pixels that go through the layers of full size at once on a CPU, so that its cache holds them (100 channels each)."""
+
 
 @register("dynamic_unet")
 class DynamicUNet(nn.Module):
@@ -93,6 +96,13 @@ class DynamicUNet(nn.Module):
         x = self.attention(self.up2(x, eighth))
         x = self.up3(x, quarter)
         x = self.up4(x, half)
+        size = max(1, _CACHED // image[0, 0].numel()) if x.device.type == "cpu" else len(x)
+        logits = torch.cat([self._logits(*part) for part in zip(x.split(size), image.split(size), strict=True)])
+        low, high = self.output_range
+        return low + (high - low) * torch.sigmoid(logits)
+
+    def _logits(self, x: Tensor, image: Tensor) -> Tensor:
+        """Logits (b, 3, H, W) of a few images: the layers of full size, on features of half size."""
         x = _crop(self.up5(x), image)
         # In the features' layout: joined to another one, all of them would be copied out of it.
         last = x.is_contiguous(memory_format=torch.channels_last)
@@ -110,9 +120,7 @@ class DynamicUNet(nn.Module):
             ):
                 pixels = _relu(part + added).permute(0, 2, 3, 1)
                 logits = functional.linear(pixels.to(weight.dtype), columns) + logits
-        logits = logits.permute(0, 3, 1, 2)
-        low, high = self.output_range
-        return low + (high - low) * torch.sigmoid(logits)
+        return logits.permute(0, 3, 1, 2)
 
     def parameter_groups(self) -> list[nn.ModuleList]:
         """Early encoder, late encoder, the rest: fastai's split of a ResNet for discriminative learning rates."""

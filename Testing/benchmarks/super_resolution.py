@@ -68,7 +68,7 @@ def against_fastai(shape: tuple[int, int, int], folder: Path, repeats: int) -> l
     except ImportError as error:
         return [Result(task, "fastai Learner", skipped=f"{error}; pip install fastai")]
     peer = f"fastai {fastai.__version__} Learner, float32, PNG"
-    low = phantom(shape, (2, 2, 2.5), supersampling=1, shells=((0, 2), (1000, 14)))
+    low = phantom(shape, (2, 2, 2.5), supersampling=1, shells=((0, 2), (1000, 62)))
     write_dwi(low, folder / "low.nii.gz")
     model = random_model(vision, low)
     card = Card("reference", "dynamic_unet", {"upsampling": "paper"}, (SCALE,), normalisation="paper")
