@@ -158,8 +158,15 @@ def describe(card: Card) -> str:
     return "\n".join(f"{label:14} {text}" for label, text in lines.items() if text)
 
 
-def _facts(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{key} {value if isinstance(value, str) else json.dumps(value)}" for key, value in values.items())
+def _facts(values: Mapping[str, Any], indent: int = 15) -> str:
+    """Facts in a row, and a line below for each that has facts of its own."""
+    row, lines = [], []
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(f"{' ' * indent}{name}: {_facts(value, indent + 2)}")
+        else:
+            row.append(f"{name} {value if isinstance(value, str) else json.dumps(value)}")
+    return "\n".join(("; ".join(row), *lines))
 
 
 def _range_text(limits: Sequence[float], unit: str = "") -> str:

@@ -202,6 +202,16 @@ def test_describe_names_the_facts():
     assert "SNR" not in text
 
 
+def test_describe_gives_facts_of_their_own_a_line():
+    card = dataclasses.replace(
+        CARD, scores={"scans": {"one x2": {"rmse": 1.5, "fa": 0.1}, "two x2": {}}, "test": "all"}
+    )
+    lines = describe(card).splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("Scores"))
+    found = [line.strip() for line in lines[start : start + 4]]
+    assert found == ["Scores         test all", "scans:", "one x2: rmse 1.5; fa 0.1", "two x2:"]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -71,7 +71,7 @@ def _loss(card: Card) -> str:
 
 
 def _facts(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
+    return "; ".join(f"{name.replace('_', ' ')} {_plain(value)}" for name, value in values.items())
 
 
 def _plain(value: Any) -> str:

@@ -23,6 +23,7 @@ from DWISuperResLib.evaluation import Evaluation, evaluate, volume_groups
 from DWISuperResLib.grid import crop
 
 MEASURES = ("rmse", "fa", "qa")
+DRAWS = 8
 
 
 def signal_rmse(evaluation: Evaluation, dwi: dsr.DWI, method: str) -> float:
@@ -55,18 +56,22 @@ def score(dwi: dsr.DWI, checkpoint: str, scale: int, ensemble: bool) -> dict:
 def noise_floor(dwi: dsr.DWI, scale: int, mask: np.ndarray) -> dict:
     """Errors that stay even where all but the noise beyond the kept band is restored: RMSE, FA and QA.
 
-    A perfect network differs from the original by the original's noise. Another draw of that noise, beyond the band,
-    is added to the original: residuals of the volumes under a fit over the directions, with random signs (wild
+    A perfect network differs from the original by the original's noise. Other draws of that noise, beyond the band,
+    are added to the original: residuals of the volumes under a fit over the directions, with random signs (wild
     bootstrap; Whitcher et al. 2008, doi:10.1002/hbm.20395). What the fit misses of the signal counts as noise.
     """
-    noise = replace(dwi, signal=_bootstrapped_residuals(dwi))
-    kept = dsr.interpolate(dsr.degrade(noise, scale), scale).signal
-    beyond = noise.signal - crop(kept, dwi.spatial_shape)
-    other = replace(dwi, signal=np.maximum(dwi.signal + beyond, 0))
-    return {"rmse": float(np.sqrt(np.mean(beyond[mask].astype(np.float64) ** 2))), **_map_errors(dwi, other, mask)}
+    errors = []
+    for seed in range(DRAWS):
+        noise = replace(dwi, signal=_bootstrapped_residuals(dwi, seed))
+        kept = dsr.interpolate(dsr.degrade(noise, scale), scale).signal
+        beyond = noise.signal - crop(kept, dwi.spatial_shape)
+        other = replace(dwi, signal=np.maximum(dwi.signal + beyond, 0))
+        rmse = float(np.sqrt(np.mean(beyond[mask].astype(np.float64) ** 2)))
+        errors.append({"rmse": rmse, **_map_errors(dwi, other, mask)})
+    return {key: float(np.mean([each[key] for each in errors])) for key in MEASURES}
 
 
-def _bootstrapped_residuals(dwi: dsr.DWI, seed: int = 0) -> np.ndarray:
+def _bootstrapped_residuals(dwi: dsr.DWI, seed: int) -> np.ndarray:
     """Residuals of an even quadratic in the direction, fitted to each shell, at full variance and with random signs."""
     fit = np.zeros((dwi.n_volumes, dwi.n_volumes))
     for members in (np.flatnonzero(dwi.is_b0), *shells(dwi.bvals)):
