@@ -130,8 +130,12 @@ class SliceAssembler:
         return images / gains.view(-1, 1, 1, 1) + self.offset
 
 
-def _q_smooth(bvals, bvecs, gains) -> NDArray[np.float64]:
-    """Hat matrix per shell: even polynomials up to order 2 span the even spherical harmonics up to order 2."""
+def shell_fit(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Hat matrix (N, N): each shell's least-squares fit of an even quadratic in the direction, else its mean.
+
+    Even polynomials up to order 2 span the even spherical harmonics up to order 2. The mean where fewer than seven
+    directions, or none, are given.
+    """
     matrix = np.zeros((len(bvals), len(bvals)))
     for members in (np.flatnonzero(bvals <= B0_THRESHOLD), *shells(bvals)):
         g = bvecs[members]
@@ -140,7 +144,11 @@ def _q_smooth(bvals, bvecs, gains) -> NDArray[np.float64]:
         if len(members) < 7 or (np.linalg.norm(g, axis=1) < 0.5).any():
             basis = np.ones((len(members), 1))
         matrix[np.ix_(members, members)] = basis @ np.linalg.pinv(basis)
-    return matrix * gains[:, None]
+    return matrix
+
+
+def _q_smooth(bvals, bvecs, gains) -> NDArray[np.float64]:
+    return shell_fit(bvals, bvecs) * gains[:, None]
 
 
 def _mean_of(weighted: NDArray[np.bool_], gains) -> NDArray[np.float64]:

@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import DWISuperResLib as dsr
-from DWISuperResLib.dwi import shells
 from DWISuperResLib.evaluation import Evaluation, evaluate, volume_groups
 from DWISuperResLib.grid import crop
+from DWISuperResLib.slices import shell_fit
 
 MEASURES = ("rmse", "fa", "qa")
 DRAWS = 8
@@ -72,14 +72,8 @@ def noise_floor(dwi: dsr.DWI, scale: int, mask: np.ndarray) -> dict:
 
 
 def _bootstrapped_residuals(dwi: dsr.DWI, seed: int) -> np.ndarray:
-    """Residuals of an even quadratic in the direction, fitted to each shell, at full variance and with random signs."""
-    fit = np.zeros((dwi.n_volumes, dwi.n_volumes))
-    for members in (np.flatnonzero(dwi.is_b0), *shells(dwi.bvals)):
-        x, y, z = dwi.bvecs[members].T
-        basis = np.stack((x * x, y * y, z * z, x * y, x * z, y * z), axis=1)
-        if len(members) <= basis.shape[1] or dwi.is_b0[members[0]]:
-            basis = np.ones((len(members), 1))
-        fit[np.ix_(members, members)] = basis @ np.linalg.pinv(basis)
+    """Residuals of the shells' fits over the directions, at full variance and with random signs."""
+    fit = shell_fit(dwi.bvals, dwi.bvecs)
     freedom = 1 - np.diag(fit)
     generator = np.random.default_rng(seed)
     # A b0 volume alone is fitted exactly; it is given the residual of another volume.

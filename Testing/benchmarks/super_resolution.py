@@ -194,7 +194,7 @@ def against_ceiling(title: str, size: tuple[int, int], repeats: int) -> Result:
     # As in the engine, weights are cast once.
     with torch.no_grad(), torch.autocast(device.type, enabled=False):
         for _ in range(repeats):
-            ours.append(seconds(forward, device, 1) / len(x))
+            ours.append(seconds(forward, device, 3) / len(x))
             ceiling.append(work / measure() / len(x))
     rate = f"{work / len(x) / 1e9:.3g} GFLOP a slice, ceiling {work / len(x) / min(ceiling) / 1e9:.4g} GFLOP/s"
     return Result(
