@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .degradation import degrade
-from .errors import InputError
 from .grid import crop, in_plane_axes, in_plane_factors, slice_axis
 from .interpolation import interpolate
 from .microstructure import brain_mask, compute_maps
@@ -207,7 +206,7 @@ def _shape_of(name: str, values: NDArray) -> dict[str, float]:
 
 def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis: int) -> list[Check]:
     """Of a few slices in the middle of the brain: of some volumes, and of the FA of all."""
-    from .metrics.grid_artefacts import grid_artefact_index
+    from .metrics.grid_artefacts import NoSliceError, grid_artefact_index
 
     area = mask.sum(axis=in_plane_axes(axis))
     full = np.flatnonzero(area > 0.5 * area.max())
@@ -235,8 +234,8 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis:
                 continue  # an empty image has no pattern; the consistency check speaks of it
             try:
                 index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
-            except InputError:
-                continue  # too small a brain to tell, or values that are not finite: the consistency check fires
+            except NoSliceError:
+                continue  # too small a brain to tell
             least = GRID_THRESHOLD_DB if name == "signal" else 0.0
             found += [(v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)]
         if not found:

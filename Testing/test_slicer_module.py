@@ -212,6 +212,8 @@ def test_picture_of_the_panel(module, host):
     widget.parent.resize(440, height)
     host.application.processEvents()
     picture = widget.parent.grab().toImage()
+    card = widget.panel.ui.cardLabel
+    assert card.height >= card.heightForWidth(card.width), "the card is cut off"
     widget.cleanup()
     assert (picture.width(), picture.height()) == (440, height)
     grey = np.frombuffer(picture.convertToFormat(picture.Format.Format_Grayscale8).constBits(), np.uint8)

@@ -26,6 +26,10 @@ _MIN_AREA = 0.25
 _CHUNK = 64
 
 
+class NoSliceError(InputError):
+    """The region covers too little of every slice, or the images are constant."""
+
+
 @dataclass(frozen=True)
 class GridArtefacts:
     """Excess power at each period, over all slices together.
@@ -88,7 +92,9 @@ def grid_artefact_index(
     Raises
     ------
     InputError
-        If shapes do not fit, values are not finite, or the mask leaves no slice.
+        If shapes do not fit or values are not finite.
+    NoSliceError
+        If the mask leaves no slice.
     """
     images = np.asarray(images)
     images = images[None] if images.ndim == 2 else images
@@ -107,7 +113,7 @@ def grid_artefact_index(
         if len(spectra):
             chunks.append([_peaks(spectra, p) for p in measurable])
     if not chunks:
-        raise InputError("No slice is left: the mask covers too little or the images are constant.")
+        raise NoSliceError("No slice is left: the mask covers too little or the images are constant.")
 
     unknown = float("nan")
     excess, amplitude, threshold = (dict.fromkeys(periods, unknown) for _ in range(3))
@@ -143,7 +149,7 @@ def _cut_to_mask(images: NDArray, mask: ArrayLike | None) -> tuple[NDArray, NDAr
     inside = np.broadcast_to(inside, images.shape)
     rows, columns = (np.flatnonzero(inside.any(axes)) for axes in ((0, 2), (0, 1)))
     if not len(rows):
-        raise InputError("No slice is left: the mask is empty.")
+        raise NoSliceError("No slice is left: the mask is empty.")
     box = np.s_[:, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     return images[box], inside[box]
 

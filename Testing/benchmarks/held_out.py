@@ -33,9 +33,9 @@ def signal_rmse(evaluation: Evaluation, dwi: dsr.DWI, method: str) -> float:
     return float(np.sqrt(np.average(np.square(errors), weights=[len(members) for members in groups.values()])))
 
 
-def score(dwi: dsr.DWI, checkpoint: str, scale: int, ensemble: bool) -> dict:
+def score(dwi: dsr.DWI, mask: np.ndarray, checkpoint: str, scale: int, ensemble: bool) -> dict:
     """Errors of the checkpoint and of the best interpolation for each measure."""
-    evaluation = evaluate(dwi, scale, [checkpoint], distances=(), ensemble=ensemble)
+    evaluation = evaluate(dwi, scale, [checkpoint], mask=mask, distances=(), ensemble=ensemble)
     network = next(c.name for c in evaluation.candidates if c.kind == "checkpoint")
     methods = [c.name for c in evaluation.candidates if c.kind == "interpolation"]
     measures = {
@@ -122,7 +122,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         dwi = dsr.read_dwi(path)
         mask = dsr.brain_mask(dwi)
         for scale in scales:
-            row = score(dwi, checkpoint, scale, options.ensemble) | {"scan": name, "scale": scale}
+            row = score(dwi, mask, checkpoint, scale, options.ensemble) | {"scan": name, "scale": scale}
             row["floor"] = noise_floor(dwi, scale, mask)
             rows.append(row)
             cells = (f"{row[key]:.4g} ({row[f'{key}_change']:+.1f} %)" for key in MEASURES)
