@@ -95,10 +95,7 @@ def test_files_as_slicer_reads_them(scene, shared_data, tmp_path):
     files += [p for p in (shared_data / "formats").rglob("*.nii.gz") if p.with_name(p.name[:-7] + ".bval").is_file()]
     assert len(files) >= 7
     for path in files:
-        try:
-            dwi = read_dwi(path)
-        except InputError:
-            continue  # a file that the library refuses in words does not become a node
+        dwi = read_dwi(path)
         back = mrml.dwi_from_node(mrml.add_dwi_node(dwi, path.name))
         np.testing.assert_array_equal(back.signal, dwi.signal, err_msg=str(path))
         np.testing.assert_allclose(back.bvecs, dwi.bvecs, atol=1e-12, err_msg=str(path))
