@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .degradation import rician
 from .dwi import DWI
 from .errors import InputError
+from .resampling.degradation import rician
 
 BUNDLES = ("callosum", "corticospinal", "longitudinal", "cingulum", "genu", "splenium", "corona")
 """Fibre bundles, straight (cingulum) or curved, that cross by twos and threes; the corona fills the rest."""

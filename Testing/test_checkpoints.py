@@ -12,8 +12,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from DWISuperResLib import checkpoints, networks
+from DWISuperResLib import networks
 from DWISuperResLib.checkpoints import Card, describe, load_checkpoint, read_card, save_checkpoint
+from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import InputError, ProcessingError
 
 

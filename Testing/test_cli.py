@@ -16,12 +16,13 @@ from unittest.mock import create_autospec
 import numpy as np
 import pytest
 
-from DWISuperResLib import cli, phantoms
-from DWISuperResLib.commands import STUDIES
-from DWISuperResLib.degradation import MODELS, degrade
-from DWISuperResLib.interpolation import METHODS, interpolate
+from DWISuperResLib import phantoms
+from DWISuperResLib.apps import cli
+from DWISuperResLib.apps.commands import STUDIES
 from DWISuperResLib.io import read_dwi, read_image, write_dwi, write_image
 from DWISuperResLib.microstructure import MAPS, compute_maps
+from DWISuperResLib.resampling.degradation import MODELS, degrade
+from DWISuperResLib.resampling.upsamplers import METHODS, interpolate
 
 ROOT = Path(__file__).parents[1]
 SHELLS = ((0, 1), (1000, 7))
@@ -97,7 +98,7 @@ def test_degrade_and_interpolate_write_what_the_library_computes(scan, scan_file
 
 
 def test_run_gives_what_the_engine_computes_with_the_same_options(scan, scan_file, checkpoint, tmp_path):
-    from DWISuperResLib.engine import super_resolve_with_uncertainty
+    from DWISuperResLib.inference.predict import super_resolve_with_uncertainty
 
     out, deviation = tmp_path / "sr.nrrd", tmp_path / "deviation.nrrd"
     options = ["--device", "cpu", "--precision", "fp32", "--consistent", "--axis", "k", "--batch-size", 3]

@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from DWISuperResLib import cli, demo, phantoms
+from DWISuperResLib import phantoms
+from DWISuperResLib.apps import cli, demo
 from DWISuperResLib.checkpoints import Card, save_checkpoint
-from DWISuperResLib.degradation import degrade
-from DWISuperResLib.engine import super_resolve
-from DWISuperResLib.evaluation import evaluate
+from DWISuperResLib.evaluation.evaluate import evaluate
+from DWISuperResLib.inference.predict import super_resolve
 from DWISuperResLib.io import read_dwi, read_image, write_dwi
 from DWISuperResLib.networks import build
+from DWISuperResLib.resampling.degradation import degrade
 
 SHAPE = (34, 42, 4)
 VOXEL = (4.0, 4.0, 5.0)

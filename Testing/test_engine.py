@@ -8,10 +8,13 @@ import torch
 from torch import nn
 
 import DWISuperResLib as dsr
-from DWISuperResLib import checkpoints, engine, grid, networks
+from DWISuperResLib import networks
+from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import Cancelled, InputError, ProcessingError
+from DWISuperResLib.inference import predict as engine
 from DWISuperResLib.networks.sr_unet import interpolated
-from DWISuperResLib.slices import SliceInput
+from DWISuperResLib.networks.views import SliceInput
+from DWISuperResLib.resampling import grid
 
 
 def checkpoint_of(seed=0, scales=(2, 3), **arguments):

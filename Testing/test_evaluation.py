@@ -11,15 +11,15 @@ import pytest
 import torch
 
 from DWISuperResLib.checkpoints import Card, save_checkpoint
-from DWISuperResLib.degradation import degrade
 from DWISuperResLib.errors import Cancelled, InputError
-from DWISuperResLib.evaluation import COLUMNS, Evaluation, assess, evaluate, volume_groups
-from DWISuperResLib.grid import crop
-from DWISuperResLib.interpolation import interpolate
-from DWISuperResLib.microstructure import compare
+from DWISuperResLib.evaluation.compare import compare
+from DWISuperResLib.evaluation.evaluate import COLUMNS, Evaluation, assess, evaluate, volume_groups
 from DWISuperResLib.networks import build
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.provenance import signal_hash
+from DWISuperResLib.resampling.degradation import degrade
+from DWISuperResLib.resampling.grid import crop
+from DWISuperResLib.resampling.upsamplers import interpolate
 
 
 @pytest.fixture(scope="module")

@@ -135,9 +135,9 @@ def test_bad_input_is_one_sentence():
 
 @pytest.mark.parametrize("shape", [(48, 60, 4), (78, 94, 4)])
 def test_residuals_of_interpolation_are_no_grid(shape):
-    from DWISuperResLib.degradation import degrade
-    from DWISuperResLib.interpolation import interpolate
     from DWISuperResLib.phantoms import phantom
+    from DWISuperResLib.resampling.degradation import degrade
+    from DWISuperResLib.resampling.upsamplers import interpolate
 
     dwi = phantom(shape, (210 / shape[1], 210 / shape[1], 6), supersampling=1, shells=((0, 1), (1000, 6)))
     for scale in (2, 3):

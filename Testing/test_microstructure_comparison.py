@@ -9,7 +9,8 @@ from scipy.spatial.transform import Rotation
 
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.microstructure import MAPS, compare, compute_maps
+from DWISuperResLib.evaluation.compare import compare
+from DWISuperResLib.microstructure import MAPS, compute_maps
 from Testing.test_microstructure import signals_of, table, tensors_of
 
 

@@ -9,10 +9,11 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials (pip install dwi
 import slicer
 import slicer.util
 
-from DWISuperResLib import grid, mrml
+from DWISuperResLib import mrml
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError, ProcessingError
 from DWISuperResLib.mrml import layout
+from DWISuperResLib.resampling import grid
 
 from .conftest import oblique_affine
 from .slicer_host import start

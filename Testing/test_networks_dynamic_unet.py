@@ -9,9 +9,9 @@ from torch import nn
 
 from DWISuperResLib.checkpoints import import_fastai, load_checkpoint
 from DWISuperResLib.errors import InputError, ProcessingError
-from DWISuperResLib.interpolation import operator
 from DWISuperResLib.networks import build, fold
-from DWISuperResLib.networks.fastai_weights import from_fastai
+from DWISuperResLib.networks.weights import from_fastai
+from DWISuperResLib.resampling.upsamplers import operator
 
 PARAMETERS = 31_305_374
 

@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from DWISuperResLib import degradation, networks
+from DWISuperResLib import networks
 from DWISuperResLib.errors import InputError
+from DWISuperResLib.resampling import degradation
 
 
 def flops(network, x, scale):

@@ -9,11 +9,11 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
-from DWISuperResLib import figures, report
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.evaluation import assess, evaluate
+from DWISuperResLib.evaluation import figures, report
+from DWISuperResLib.evaluation.evaluate import assess, evaluate
+from DWISuperResLib.evaluation.selfchecks import Check
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.selfchecks import Check
 
 from .conftest import oblique_affine
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from scipy import ndimage
 
-from DWISuperResLib import degradation, grid, interpolation
 from DWISuperResLib.errors import InputError
+from DWISuperResLib.resampling import degradation, grid
+from DWISuperResLib.resampling import upsamplers as interpolation
 
 from .conftest import oblique_affine
 

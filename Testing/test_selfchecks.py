@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from DWISuperResLib.checkpoints import Card
-from DWISuperResLib.degradation import degrade, rician
-from DWISuperResLib.interpolation import interpolate
+from DWISuperResLib.evaluation.selfchecks import domain_range, domain_statistics, fa_deviation, noise_level, self_checks
 from DWISuperResLib.microstructure import brain_mask, compute_maps
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.selfchecks import domain_range, domain_statistics, fa_deviation, noise_level, self_checks
+from DWISuperResLib.resampling.degradation import degrade, rician
+from DWISuperResLib.resampling.upsamplers import interpolate
 
 SHAPE, VOXEL, SHELLS = (80, 96, 6), (2.0, 2.0, 5.0), ((0, 2), (1000, 20))
 

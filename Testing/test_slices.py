@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput
+from DWISuperResLib.networks.views import Normalisation, SliceAssembler, SliceInput
 
 
 def directions(n, seed=0):

@@ -15,8 +15,8 @@ REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules]
     "statement",
     [
         "import DWISuperResLib; dir(DWISuperResLib)",
-        "from DWISuperResLib.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass",
-        "from DWISuperResLib.cli import main; main(['checkpoints', 'list', '--progress', 'json'])",
+        "from DWISuperResLib.apps.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass",
+        "from DWISuperResLib.apps.cli import main; main(['checkpoints', 'list', '--progress', 'json'])",
     ],
 )
 def test_light_work_loads_no_heavy_library(statement):

@@ -13,7 +13,8 @@ from DWISuperResLib.checkpoints import load_checkpoint
 from DWISuperResLib.errors import Cancelled, InputError
 from DWISuperResLib.losses import build_loss
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.studies import layers, remember, write_table
+from DWISuperResLib.studies import layers
+from DWISuperResLib.studies.base import remember, write_table
 from DWISuperResLib.studies.layer_page import conclusions
 from DWISuperResLib.studies.scoring import add_noise, open_case, score_case
 

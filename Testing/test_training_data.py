@@ -9,16 +9,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from DWISuperResLib import degradation, io
+from DWISuperResLib import io
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.grid import in_plane_axes
-from DWISuperResLib.interpolation import operator
 from DWISuperResLib.microstructure.tensor import determines_tensor
+from DWISuperResLib.networks.views import Normalisation, SliceAssembler, SliceInput
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.slices import Normalisation, SliceAssembler, SliceInput
+from DWISuperResLib.resampling import degradation
+from DWISuperResLib.resampling.grid import in_plane_axes
+from DWISuperResLib.resampling.upsamplers import operator
 from DWISuperResLib.training import validated
-from DWISuperResLib.training.data import Batches, EpochSampler, windowed
-from DWISuperResLib.training.scans import divide, find_scans, open_scan, subject_of
+from DWISuperResLib.training.cache import divide, find_scans, open_scan, subject_of
+from DWISuperResLib.training.patches import Batches, EpochSampler, windowed
 from DWISuperResLib.training.tasks import add_noise
 from DWISuperResLib.training.validation import classical, predict, prepare, score
 

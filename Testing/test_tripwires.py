@@ -14,15 +14,6 @@ def cmake_list(path: Path, variable: str) -> list[str]:
     return re.search(rf"set\({variable}\s+(.*?)\)", path.read_text(encoding="utf-8"), re.S)[1].split()
 
 
-def test_cmake_lists_every_file_of_the_library():
-    folder = ROOT / "DWISuperResLib"
-    listed = cmake_list(folder / "CMakeLists.txt", "MODULE_PYTHON_SCRIPTS")
-    present = {p.relative_to(folder).as_posix() for p in folder.rglob("*.py")}
-    assert set(listed) - present == set(), "listed in DWISuperResLib/CMakeLists.txt, but there is no such file"
-    assert present - set(listed) == set(), "not listed in DWISuperResLib/CMakeLists.txt, so Slicer would not get it"
-    assert listed == sorted(listed)
-
-
 def test_cmake_lists_the_module_and_the_resources():
     assert [p.name for p in (ROOT / "DWISuperRes").glob("*.py")] == ["DWISuperRes.py"]
     folders = set(cmake_list(ROOT / "Resources/CMakeLists.txt", "_folders"))

@@ -10,9 +10,9 @@ import numpy as np
 from slicer.i18n import tr as _
 
 from .. import mrml
-from ..cards import Card
+from ..checkpoints import Card
 from ..dwi import B0_THRESHOLD, DWI
-from ..grid import in_plane_axes, slice_axis
+from ..resampling.grid import in_plane_axes, slice_axis
 
 TOLERANCE = 0.05
 """Share by which a voxel size or b-value may leave the training range before it is worth a warning."""

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..grid import in_plane_axes
+from ..resampling.grid import in_plane_axes
 
 SSIM_VOLUMES = 8
 """SSIM and MS-SSIM look at this many volumes at most, evenly spread: they cost 100 times what PSNR does."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..grid import crop, pad_to_multiple
+from ..resampling.grid import crop, pad_to_multiple
 
 if TYPE_CHECKING:
     from ..dwi import DWI

@@ -13,7 +13,7 @@ from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..dwi import DWI
 from ..errors import InputError, ProcessingError
-from ..grid import in_plane_factors, refined_affine
+from ..resampling.grid import in_plane_factors, refined_affine
 
 FEWEST_VOLUMES = 7
 """Slicer's NRRD writer drops the gradient table of smaller scans without a word (vtkTeemNRRDWriter, numGrad > 6)."""

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError, MissingDependencyError
-from ..slices import SliceInput
 from . import register
+from .views import SliceInput
 
 
 class _Denoiser(nn.Module):

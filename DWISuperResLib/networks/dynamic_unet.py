@@ -18,8 +18,8 @@ from torch.nn.utils.parametrizations import spectral_norm, weight_norm
 from torchvision.models import ResNet18_Weights, resnet18
 
 from ..errors import InputError, ProcessingError
-from ..slices import SliceInput
 from . import register
+from .views import SliceInput
 
 # How the slice is brought to its full size: mode and align_corners of `functional.interpolate`. The paper's choice
 # moves every pixel but the central one, by up to half a pixel (x2) or a whole one (x3) at the edges.

@@ -12,9 +12,9 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..interpolation import mirrored_sinc
-from ..slices import SliceInput
+from ..resampling.upsamplers import mirrored_sinc
 from . import register
+from .views import SliceInput
 
 
 @register("sr_unet")

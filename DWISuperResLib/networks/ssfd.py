@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from ..errors import InputError
 from ..resources import RESOURCES
-from ..slices import SliceInput
 from . import register
+from .views import SliceInput
 
 WIDTHS = (20, 40, 80, 160, 320)
 GROUPS = 10

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..io import read_dwi, write_dwi
-from . import Progress, Row, Run, execute, remember, write_page, write_table
+from .base import Progress, Row, Run, execute, remember, write_page, write_table
 from .layer_page import FEATURES, conclusions, page_sections
 from .scoring import Case, add_noise, label, open_case, score_case, with_mean
 
@@ -119,8 +119,8 @@ def run_layer_study(
     InputError
         If an option has no such value, or `output` holds another study.
     """
+    from ..training.cache import divide
     from ..training.configuration import Data
-    from ..training.scans import divide
 
     if patch % 16 or patch < 48 or batch < 1 or test_slices < 1:
         raise InputError(f"patch is {patch} and batch {batch}; expected a multiple of 16 from 48, and at least 1.")
@@ -263,8 +263,8 @@ def _measure(tree: dict[str, Any], weights: str) -> dict[str, Any]:
     from ..losses.vgg import PAPER_TAPS
     from ..networks import build
     from ..training import validated
-    from ..training.data import Batches, DWIData
     from ..training.module import WHITE
+    from ..training.patches import Batches, DWIData
 
     config = validated({**tree, "output": tree["data"]["cache"]})
     torch.manual_seed(config.seed)

@@ -53,7 +53,7 @@ def page_sections(rows: Rows, table: Rows) -> list[tuple[str, list[tuple[str, st
 def _intervals(table: Rows) -> str:
     from matplotlib.figure import Figure
 
-    from ..figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
 
     targets = list(dict.fromkeys(row["target"] for row in table))
     metrics = list(dict.fromkeys(row["metric"] for row in table))
@@ -78,7 +78,7 @@ def _intervals(table: Rows) -> str:
 def _scatter(rows: Rows, target: str, names: Sequence[str]) -> str:
     from matplotlib.figure import Figure
 
-    from ..figures import CHECKPOINT_COLOURS, INK, INTERPOLATION_COLOURS, PAGE, to_svg
+    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, INTERPOLATION_COLOURS, PAGE, to_svg
 
     colours = (*INTERPOLATION_COLOURS, *CHECKPOINT_COLOURS)
     scans = list(dict.fromkeys(row["scan"] for row in rows))
@@ -102,7 +102,7 @@ def _scatter(rows: Rows, target: str, names: Sequence[str]) -> str:
 
 
 def _style(axes) -> None:
-    from ..figures import INK
+    from ..evaluation.figures import INK
 
     axes.patch.set_visible(False)
     axes.tick_params(colors=INK, labelsize=8)

@@ -17,18 +17,19 @@ from typing import Any
 
 import numpy as np
 
-from ..degradation import degrade
 from ..dwi import DWI
 from ..errors import Cancelled, InputError
-from ..grid import crop, in_plane_axes
-from ..interpolation import METHODS, interpolate
+from ..evaluation.compare import compare
 from ..io import write_dwi
 from ..metrics import image_scores
 from ..metrics.deep import DeepDistance, available_distances, sample_slices
 from ..metrics.grid_artefacts import grid_artefact_index
 from ..metrics.rank import rank_correlation, reader_agreement
-from ..microstructure import angular_error, compare, compute_maps, principal_direction
-from . import Progress, Row, remember, write_page, write_table
+from ..microstructure import angular_error, compute_maps, principal_direction
+from ..resampling.degradation import degrade
+from ..resampling.grid import crop, in_plane_axes
+from ..resampling.upsamplers import METHODS, interpolate
+from .base import Progress, Row, remember, write_page, write_table
 from .metric_page import conclusions, page_sections
 from .scoring import Case, add_noise, open_case
 
@@ -103,7 +104,7 @@ def run_metric_study(
         If an option has no such value, `output` holds another study, or the reader scores fit no version.
     """
     from ..checkpoints import read_card, shipped_checkpoints
-    from ..training.scans import find_scans
+    from ..training.cache import find_scans
 
     files = find_scans(list(data))
     if checkpoints is None:
@@ -314,7 +315,7 @@ def _restored(
     def make(case: Case) -> DWI:
         low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
         if checkpoint:
-            from ..engine import super_resolve
+            from ..inference.predict import super_resolve
 
             high = super_resolve(low, checkpoint, scale, precision="fp32", axis=case.axis)
         else:

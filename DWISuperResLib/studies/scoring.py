@@ -9,14 +9,15 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..degradation import degrade, foreground_b0, rician
 from ..dwi import DWI
-from ..grid import crop, slice_axis
+from ..evaluation.compare import compare
 from ..io import read_dwi
 from ..metrics import image_scores
 from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
-from ..microstructure import brain_mask, compare
-from . import Row
+from ..microstructure import brain_mask
+from ..resampling.degradation import degrade, foreground_b0, rician
+from ..resampling.grid import crop, slice_axis
+from .base import Row
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ def score_case(
 
     Also keeps a slice of the DWI, and of the DWI and FA residuals, in `images`.
     """
-    from ..engine import super_resolve
-    from ..interpolation import interpolate
+    from ..inference.predict import super_resolve
+    from ..resampling.upsamplers import interpolate
 
     low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
     if checkpoint is None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from ..degradation import rician
 from ..dwi import DWI
 from ..errors import InputError
+from ..evaluation.compare import compare
 from ..metrics import image_scores
-from ..microstructure import compare
-from . import Progress, Row, Run, execute, remember, write_page, write_table
+from ..resampling.degradation import rician
+from .base import Progress, Row, Run, execute, remember, write_page, write_table
 from .scoring import Case, open_case, with_mean
 
 LOSSES: dict[str, dict[str, Any]] = {
@@ -101,8 +101,8 @@ def run_untrained_study(
     InputError
         If an option has no such value, or `output` holds another study.
     """
+    from ..training.cache import divide
     from ..training.configuration import Data
-    from ..training.scans import divide
 
     if not noise or min(noise) <= 0:
         raise InputError(f"The noise levels are {list(noise)}; expected percentages above 0.")
@@ -190,7 +190,7 @@ def run_untrained_study(
         baseline += [{"noise %": percent, "network": "none", "loss": "noisy", **row} for row in with_mean(found)]
 
     def score(run: Run, checkpoint: Path) -> list[Row]:
-        from ..engine import super_resolve
+        from ..inference.predict import super_resolve
 
         rows = []
         for n, case in enumerate(cases):
@@ -292,7 +292,7 @@ def _keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
 def _curves(rows: Sequence[Row], network: str) -> str:
     from matplotlib.figure import Figure
 
-    from ..figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
 
     figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
@@ -314,7 +314,7 @@ def _curves(rows: Sequence[Row], network: str) -> str:
 def _pictures(images: Path, percent: float, networks: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
 
-    from ..figures import INK, PAGE, to_svg
+    from ..evaluation.figures import INK, PAGE, to_svg
 
     names = {"acquired": "acquired", "noisy": f"noise{percent:g}-noisy"}
     names |= {f"{network}\n{loss}": f"noise{percent:g}-{network}-{loss}" for network in networks for loss in LOSSES}

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import ProcessingError
-from ..interpolation import METHODS
 from ..losses import CompositeLoss
 from ..losses.pixel import MultiScaleSSIMLoss, SSIMLoss
+from ..resampling.upsamplers import METHODS
 from .configuration import Configuration, Schedule
-from .data import Batch
 from .images import figures
+from .patches import Batch
 from .validation import HIGHER_IS_BETTER, SCORES, Case, classical, predict, score
 
 WHITE = {"volume": 4.0, "paper": 1.0}

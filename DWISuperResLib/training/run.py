@@ -17,16 +17,16 @@ from torch import nn
 
 from .. import __version__
 from ..checkpoints import Card, load_checkpoint, read_card, save_checkpoint
-from ..degradation import degrade
-from ..engine import resolve_device, resolve_precision
 from ..errors import InputError
+from ..evaluation.selfchecks import domain_range, domain_statistics
+from ..inference.predict import resolve_device, resolve_precision
 from ..losses import build_loss
 from ..networks import build
-from ..selfchecks import domain_range, domain_statistics
+from ..resampling.degradation import degrade
+from .cache import Scan
 from .configuration import Configuration
-from .data import DWIData
 from .module import Training
-from .scans import Scan
+from .patches import DWIData
 from .validation import HIGHER_IS_BETTER
 
 FREE = {

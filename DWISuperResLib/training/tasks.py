@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import degradation
+from ..resampling import degradation
+from .cache import Scan
 from .configuration import Configuration
-from .scans import Scan
 
 Slab = NDArray[np.float32]
 Task = Callable[[Slab, Scan, int, Configuration, np.random.Generator], Slab]

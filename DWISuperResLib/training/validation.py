@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .. import interpolation, microstructure
 from ..dwi import DWI
 from ..errors import InputError
+from ..evaluation.compare import compare
 from ..metrics import image_scores
-from ..slices import SliceAssembler, SliceInput
+from ..networks.views import SliceAssembler, SliceInput
+from ..resampling import upsamplers as interpolation
+from .cache import Scan
 from .configuration import Configuration
-from .scans import Scan
 from .tasks import TASKS
 
 SCORES = ("psnr", "ssim", "nrmse", "fa_error", "qa_error")
@@ -82,7 +83,7 @@ def score(case: Case, test: DWI) -> tuple[dict[str, float], dict[str, NDArray[np
     differences = {}
     for name in ("fa", "qa"):
         try:
-            comparison = microstructure.compare(case.reference, test, maps=(name,), mask=case.mask)
+            comparison = compare(case.reference, test, maps=(name,), mask=case.mask)
         except InputError:
             scores[f"{name}_error"] = float("nan")
             continue

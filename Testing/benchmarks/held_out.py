@@ -18,9 +18,9 @@ from pathlib import Path
 import numpy as np
 
 import DWISuperResLib as dsr
-from DWISuperResLib.evaluation import Evaluation, evaluate, volume_groups
-from DWISuperResLib.grid import crop
-from DWISuperResLib.slices import shell_fit
+from DWISuperResLib.evaluation.evaluate import Evaluation, evaluate, volume_groups
+from DWISuperResLib.networks.views import shell_fit
+from DWISuperResLib.resampling.grid import crop
 
 MEASURES = ("rmse", "fa", "qa")
 DRAWS = 8

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from torchvision.models.vgg import cfgs, make_layers
 
-from DWISuperResLib.engine import resolve_device, resolve_precision
+from DWISuperResLib.inference.predict import resolve_device, resolve_precision
 from DWISuperResLib.losses import build_loss
 from Testing.benchmarks.ceilings import autocast, finish
 from Testing.benchmarks.harness import Result, compare, parser, report

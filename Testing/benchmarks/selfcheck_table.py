@@ -22,12 +22,12 @@ import torch
 
 import DWISuperResLib as dsr
 from DWISuperResLib.checkpoints import Card, Checkpoint, load_checkpoint
-from DWISuperResLib.degradation import foreground_b0, rician
 from DWISuperResLib.dwi import DWI
-from DWISuperResLib.engine import super_resolve, super_resolve_with_uncertainty
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.interpolation import operator
-from DWISuperResLib.selfchecks import domain_range, domain_statistics, self_checks
+from DWISuperResLib.evaluation.selfchecks import domain_range, domain_statistics, self_checks
+from DWISuperResLib.inference.predict import super_resolve, super_resolve_with_uncertainty
+from DWISuperResLib.resampling.degradation import foreground_b0, rician
+from DWISuperResLib.resampling.upsamplers import operator
 
 SCALE = 2
 SESSIONS = {"siemens_decub_hfp": "siemens_decub", "siemens_decub_hfs": "siemens_decub"}

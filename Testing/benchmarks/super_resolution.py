@@ -27,11 +27,11 @@ from torch.nn import functional
 
 from DWISuperResLib.checkpoints import Card, Checkpoint
 from DWISuperResLib.dwi import DWI
-from DWISuperResLib.engine import resolve_device, resolve_precision, super_resolve
+from DWISuperResLib.inference.predict import resolve_device, resolve_precision, super_resolve
 from DWISuperResLib.io import read_dwi, write_dwi
 from DWISuperResLib.microstructure import brain_mask, compute_maps
 from DWISuperResLib.networks import build, fold
-from DWISuperResLib.networks.fastai_weights import from_fastai
+from DWISuperResLib.networks.weights import from_fastai
 from DWISuperResLib.phantoms import phantom
 from Testing.benchmarks.ceilings import autocast, convolution_ceiling, operations, seconds
 from Testing.benchmarks.harness import Result, compare, parser, report

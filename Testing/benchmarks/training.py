@@ -20,13 +20,13 @@ import torch
 from torch import nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from DWISuperResLib.engine import resolve_device, resolve_precision
+from DWISuperResLib.inference.predict import resolve_device, resolve_precision
 from DWISuperResLib.io import write_dwi
 from DWISuperResLib.losses import build_loss
 from DWISuperResLib.networks import build
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.training import validated
-from DWISuperResLib.training.data import Batches, DWIData
+from DWISuperResLib.training.patches import Batches, DWIData
 from Testing.benchmarks.ceilings import finish
 from Testing.benchmarks.harness import Result, compare, parser, report
 from Testing.benchmarks.losses import reference_loss

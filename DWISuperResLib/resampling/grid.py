@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from ..errors import InputError
 
 if TYPE_CHECKING:
-    from .dwi import DWI
+    from ..dwi import DWI
 
 AXIS_NAMES = ("i", "j", "k")
 

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from . import degradation, interpolation
-from .checkpoints import Checkpoint, load_checkpoint
-from .errors import Cancelled, InputError, ProcessingError
-from .grid import in_plane_axes, in_plane_factors, refined_affine, slice_axis
-from .slices import Normalisation, SliceAssembler, foreground_mask
+from ..checkpoints import Checkpoint, load_checkpoint
+from ..errors import Cancelled, InputError, ProcessingError
+from ..networks.views import Normalisation, SliceAssembler, foreground_mask
+from ..resampling import degradation
+from ..resampling import upsamplers as interpolation
+from ..resampling.grid import in_plane_axes, in_plane_factors, refined_affine, slice_axis
 
 if TYPE_CHECKING:
-    from .dwi import DWI
+    from ..dwi import DWI
 
 Progress = Callable[[float, str], None]
 

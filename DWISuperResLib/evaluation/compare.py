@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..grid import check_same_grid, crop
-from .maps import compute_maps
-from .masks import brain_mask
+from ..microstructure.maps import compute_maps
+from ..microstructure.masks import brain_mask
+from ..resampling.grid import check_same_grid, crop
 
 if TYPE_CHECKING:
     from ..dwi import DWI
@@ -64,7 +64,7 @@ def compare(
     InputError
         If the grids differ, the mask is empty or has another matrix, or a gradient table is too small for the maps.
     """
-    from .tensor import determines_tensor
+    from ..microstructure.tensor import determines_tensor
 
     maps = tuple(dict.fromkeys(maps))
     if all(n >= m for n, m in zip(test.spatial_shape, reference.spatial_shape, strict=True)):

@@ -20,8 +20,8 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .evaluation import DIRECTION_FA, FA_CLASSES, Candidate, Evaluation
-from .microstructure import angular_error
+from ..microstructure import angular_error
+from .evaluate import DIRECTION_FA, FA_CLASSES, Candidate, Evaluation
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
 PLANES = ("sagittal", "coronal", "axial")  # perpendicular to R, A, S

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .dwi import B0_THRESHOLD, shells
-from .errors import InputError
+from ..dwi import B0_THRESHOLD, shells
+from ..errors import InputError
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .degradation import degrade
-from .evaluation import evaluate
-from .io import output_directory, read_dwi, write_dwi, write_image
-from .microstructure import angular_error
-from .phantoms import phantom, phantom_truth
-from .report import write_report
+from ..evaluation.evaluate import evaluate
+from ..evaluation.report import write_report
+from ..io import output_directory, read_dwi, write_dwi, write_image
+from ..microstructure import angular_error
+from ..phantoms import phantom, phantom_truth
+from ..resampling.degradation import degrade
 
 if TYPE_CHECKING:
-    from .dwi import DWI
-    from .evaluation import Evaluation
+    from ..dwi import DWI
+    from ..evaluation.evaluate import Evaluation
 
 METHODS = ("nearest", "sinc")
 """What super-resolution is compared with: the low resolution as it is, and the strongest interpolation."""

@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from . import interpolation
-from .errors import InputError
+from ..errors import InputError
+from . import upsamplers as interpolation
 from .grid import in_plane_axes, in_plane_factors, pad_to_multiple, refined_affine, slice_axis
 
 if TYPE_CHECKING:
-    from .dwi import DWI
+    from ..dwi import DWI
 
 MODELS = ("kspace", "gaussian", "area", "paper")
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .degradation import degrade
-from .grid import crop, in_plane_axes, in_plane_factors, slice_axis
-from .interpolation import interpolate
-from .microstructure import brain_mask, compute_maps
-from .microstructure.tensor import design_matrix, determines_tensor
+from ..microstructure import brain_mask, compute_maps
+from ..microstructure.tensor import design_matrix, determines_tensor
+from ..resampling.degradation import degrade
+from ..resampling.grid import crop, in_plane_axes, in_plane_factors, slice_axis
+from ..resampling.upsamplers import interpolate
 
 if TYPE_CHECKING:
-    from .cards import Card
-    from .dwi import DWI
+    from ..checkpoints import Card
+    from ..dwi import DWI
 
 GRID_THRESHOLD_DB = 10.0
 """Of grids in the signal: what the shipped network adds reaches 6.8 dB without a grid, one of 5 % has at least 21."""
@@ -206,7 +206,7 @@ def _shape_of(name: str, values: NDArray) -> dict[str, float]:
 
 def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis: int) -> list[Check]:
     """Of a few slices in the middle of the brain: of some volumes, and of the FA of all."""
-    from .metrics.grid_artefacts import NoSliceError, grid_artefact_index
+    from ..metrics.grid_artefacts import NoSliceError, grid_artefact_index
 
     area = mask.sum(axis=in_plane_axes(axis))
     full = np.flatnonzero(area > 0.5 * area.max())
@@ -348,7 +348,7 @@ def fa_deviation(signal: NDArray, deviation: NDArray, bvals: NDArray, bvecs: NDA
     """(V,) standard deviation of FA, to first order, for signals (V, N) whose volumes err independently by (V, N)."""
     import torch
 
-    from .microstructure.tensor import fit_tensor, fractional_anisotropy
+    from ..microstructure.tensor import fit_tensor, fractional_anisotropy
 
     values = torch.tensor(signal, dtype=torch.float32, requires_grad=True)
     fractional_anisotropy(fit_tensor(values, bvals, bvecs)).sum().backward()

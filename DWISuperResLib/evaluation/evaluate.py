@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .degradation import degrade
-from .dwi import DWI, shells
-from .errors import Cancelled, InputError
-from .grid import AXIS_NAMES, check_same_grid, crop, in_plane_axes, slice_axis
-from .interpolation import METHODS, interpolate
-from .metrics import image_scores, residual_spectrum
-from .microstructure import angular_error, brain_mask, compute_maps, principal_direction
-from .provenance import signal_hash, versions
+from ..dwi import DWI, shells
+from ..errors import Cancelled, InputError
+from ..metrics import image_scores, residual_spectrum
+from ..microstructure import angular_error, brain_mask, compute_maps, principal_direction
+from ..provenance import signal_hash, versions
+from ..resampling.degradation import degrade
+from ..resampling.grid import AXIS_NAMES, check_same_grid, crop, in_plane_axes, slice_axis
+from ..resampling.upsamplers import METHODS, interpolate
 from .selfchecks import Check, self_checks
 
 MAPS = ("fa", "md", "qa", "gfa")
@@ -200,8 +200,8 @@ def evaluate(
     if scale == 1 or not (methods or checkpoints):
         raise InputError("There is nothing to evaluate; give a scale of 2 to 5 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
-    from .checkpoints import load_checkpoint
-    from .engine import super_resolve
+    from ..checkpoints import load_checkpoint
+    from ..inference.predict import super_resolve
 
     axis = slice_axis(dwi, axis)
     low = degrade(dwi, scale, model=model, axis=axis, snr=snr, seed=seed)
@@ -376,7 +376,7 @@ class _Measurement:
             candidate.spectra[quantity] = residual_spectrum(residual, mask=self.mask, slice_axis=self.axis)[1]
 
     def _score_distances(self, candidate: Candidate, test: DWI) -> None:
-        from .metrics.deep import sample_slices
+        from ..metrics.deep import sample_slices
 
         weighted = np.flatnonzero(~self.dwi.is_b0)
         if not self.distances or not len(weighted):
@@ -418,7 +418,7 @@ class _Measurement:
 def _deep_distances(names: Sequence[str] | None, side: int) -> list:
     if names is not None and not names:
         return []  # spare the caller torchvision
-    from .metrics.deep import SMALLEST, DeepDistance, available_distances
+    from ..metrics.deep import SMALLEST, DeepDistance, available_distances
 
     if names is None:
         names = available_distances() if side >= SMALLEST else ()

@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from .. import interpolation
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
-from ..grid import in_plane_axes
 from ..microstructure.tensor import determines_tensor
-from ..slices import SliceAssembler, SliceInput
+from ..networks.views import SliceAssembler, SliceInput
+from ..resampling import upsamplers as interpolation
+from ..resampling.grid import in_plane_axes
+from .cache import Scan, divide, open_scan
 from .configuration import Configuration
-from .scans import Scan, divide, open_scan
 from .tasks import TASKS, Slab, separable
 from .validation import Case, prepare
 

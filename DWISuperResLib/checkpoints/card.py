@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from .errors import InputError
-from .networks import architectures
+from ..errors import InputError
+from ..networks import architectures
 
 FORMAT_VERSION = 1
 TASKS = ("super-resolution", "denoising", "ssfd")

@@ -13,9 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from . import __version__, commands
-from .errors import DWISuperResError, InputError
-from .progress import MODES, Reporter, reporter
+from .. import __version__
+from ..errors import DWISuperResError, InputError
+from ..progress import MODES, Reporter, reporter
+from . import commands
 
 
 class _Interrupted(KeyboardInterrupt):

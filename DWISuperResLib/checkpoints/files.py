@@ -21,25 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .cards import Card, describe, refuse_constant
-from .errors import InputError, ProcessingError
-from .networks import build, fold
-from .resources import RESOURCES
+from ..errors import InputError, ProcessingError
+from ..networks import build, fold
+from ..resources import RESOURCES
+from .card import Card, refuse_constant
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
-
-__all__ = [
-    "Card",
-    "Checkpoint",
-    "describe",
-    "import_fastai",
-    "load_checkpoint",
-    "read_card",
-    "resolve",
-    "save_checkpoint",
-    "shipped_checkpoints",
-]
 
 CATALOGUE = RESOURCES / "Checkpoints"
 
@@ -239,7 +227,7 @@ def import_fastai(
     InputError
         If the file holds anything but plain weights (``learn.export`` does), or not this network's.
     """
-    from .networks.fastai_weights import read_fastai
+    from ..networks.weights import read_fastai
 
     path = Path(path)
     weights = read_fastai(path)

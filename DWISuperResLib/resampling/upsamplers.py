@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import InputError
+from ..errors import InputError
 from .grid import apply_operators, in_plane_axes, in_plane_factors, refined_affine, slice_axis
 
 if TYPE_CHECKING:
-    from .dwi import DWI
+    from ..dwi import DWI
 
 MAX_SCALE = 5
 

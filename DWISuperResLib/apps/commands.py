@@ -11,14 +11,14 @@ from dataclasses import replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import InputError
-from .progress import Reporter
+from ..errors import InputError
+from ..progress import Reporter
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from .dwi import DWI
+    from ..dwi import DWI
 
 STUDIES = {"layers": "run_layer_study", "untrained": "run_untrained_study", "metrics": "run_metric_study"}
 _NO_STUDY_OPTIONS = {"command", "study", "data", "output", "progress", "debug"}
@@ -34,18 +34,18 @@ def run(arguments: argparse.Namespace, report: Reporter) -> None:
     options: dict[str, Any] = {"axis": arguments.axis}
     facts: dict[str, Any] = {"output": arguments.output}
     if arguments.method:
-        from .interpolation import interpolate
+        from ..resampling.upsamplers import interpolate
 
         report.status(f"Interpolating by {arguments.method}")
         result = interpolate(dwi, arguments.scale, method=arguments.method, **options)
     else:
         report.status("Loading the network")
-        from .engine import super_resolve, super_resolve_with_uncertainty
+        from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         options |= {name: getattr(arguments, name) for name in ("device", "precision", "batch_size", "consistent")}
         options |= {"mask": _read_mask(arguments.mask, dwi), "progress": report.part(0, 0.95)}
-        from .checkpoints import load_checkpoint
-        from .selfchecks import warnings
+        from ..checkpoints import load_checkpoint
+        from ..evaluation.selfchecks import warnings
 
         checkpoint = load_checkpoint(arguments.checkpoint or "default")
         deviation = None
@@ -68,7 +68,7 @@ def degrade(arguments: argparse.Namespace, report: Reporter) -> None:
     """Lower a scan's resolution."""
     _check_outputs([arguments.output], arguments.overwrite)
     dwi = _read(arguments, report)
-    from .degradation import degrade
+    from ..resampling.degradation import degrade
 
     report.status("Lowering the resolution")
     low = degrade(
@@ -87,11 +87,11 @@ def degrade(arguments: argparse.Namespace, report: Reporter) -> None:
 
 def maps(arguments: argparse.Namespace, report: Reporter) -> None:
     """Compute microstructure maps."""
-    from .io import output_directory, write_image
+    from ..io import output_directory, write_image
 
     with output_directory(arguments.outdir, arguments.overwrite) as folder:
         dwi = _read(arguments, report)
-        from .microstructure import brain_mask, compute_maps
+        from ..microstructure import brain_mask, compute_maps
 
         mask = _read_mask(arguments.mask, dwi)
         if mask is None:
@@ -115,15 +115,15 @@ def maps(arguments: argparse.Namespace, report: Reporter) -> None:
 
 def compare(arguments: argparse.Namespace, report: Reporter) -> None:
     """Compare two scans on one grid: maps, differences, statistics, report."""
-    from .io import output_directory, read_dwi, write_image
+    from ..io import output_directory, read_dwi, write_image
 
     with output_directory(arguments.outdir, arguments.overwrite) as folder:
         report.status(f"Reading {arguments.reference}")
         reference = read_dwi(arguments.reference)
         report.status(f"Reading {arguments.test}")
         test = read_dwi(arguments.test)
-        from .microstructure import compare
-        from .report import write_comparison_report
+        from ..evaluation.compare import compare
+        from ..evaluation.report import write_comparison_report
 
         mask = _read_mask(arguments.mask, reference)
         report(0.2, "Fitting and comparing maps")
@@ -151,14 +151,14 @@ def compare(arguments: argparse.Namespace, report: Reporter) -> None:
 
 def evaluate(arguments: argparse.Namespace, report: Reporter) -> None:
     """Degrade a scan, upsample it every way, score and report."""
-    from .io import output_directory
+    from ..io import output_directory
 
     with output_directory(arguments.outdir, arguments.overwrite) as folder:
         dwi = _read(arguments, report)
         report.status("Loading the networks")
-        from .evaluation import evaluate
-        from .interpolation import METHODS
-        from .report import write_report
+        from ..evaluation.evaluate import evaluate
+        from ..evaluation.report import write_report
+        from ..resampling.upsamplers import METHODS
 
         evaluation = evaluate(
             dwi,
@@ -189,7 +189,7 @@ def evaluate(arguments: argparse.Namespace, report: Reporter) -> None:
 def train(arguments: argparse.Namespace, report: Reporter) -> None:
     """Train as a configuration file says."""
     report.status("Loading PyTorch and Lightning")
-    from .train import train_from_file
+    from ..train import train_from_file
 
     checkpoint = train_from_file(arguments.config, arguments.overrides)
     report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))
@@ -198,7 +198,7 @@ def train(arguments: argparse.Namespace, report: Reporter) -> None:
 def study(arguments: argparse.Namespace, report: Reporter) -> None:
     """Run a study with the options that were given; the study has its own defaults."""
     report.status("Loading PyTorch")
-    run_study = getattr(import_module(f".studies.{arguments.study}", __package__), STUDIES[arguments.study])
+    run_study = getattr(import_module(f"..studies.{arguments.study}", __package__), STUDIES[arguments.study])
     given = {name: value for name, value in vars(arguments).items() if name not in _NO_STUDY_OPTIONS}
     page = run_study(arguments.data, arguments.output, progress=report, **given)
     report.result(f"Wrote {page}", report=str(page))
@@ -206,7 +206,7 @@ def study(arguments: argparse.Namespace, report: Reporter) -> None:
 
 def list_checkpoints(arguments: argparse.Namespace, report: Reporter) -> None:
     """List the checkpoints that ship."""
-    from .checkpoints import read_card, shipped_checkpoints
+    from ..checkpoints import read_card, shipped_checkpoints
 
     cards = {name: read_card(name) for name in shipped_checkpoints()}
     lines = [
@@ -224,7 +224,7 @@ def show_checkpoint(arguments: argparse.Namespace, report: Reporter) -> None:
     """Show a checkpoint's card."""
     import dataclasses
 
-    from .checkpoints import describe, read_card
+    from ..checkpoints import describe, read_card
 
     card = read_card(arguments.checkpoint)
     report.result(describe(card), card=dataclasses.asdict(card))
@@ -233,7 +233,7 @@ def show_checkpoint(arguments: argparse.Namespace, report: Reporter) -> None:
 def import_weights(arguments: argparse.Namespace, report: Reporter) -> None:
     """Convert fastai weights."""
     report.status("Loading PyTorch")
-    from .checkpoints import describe, import_fastai
+    from ..checkpoints import describe, import_fastai
 
     card = import_fastai(
         arguments.file, arguments.output, scales=arguments.scales, name=arguments.name,
@@ -261,14 +261,14 @@ def demo(arguments: argparse.Namespace, report: Reporter) -> None:
 
 def _check_outputs(paths: Sequence[str], overwrite: bool) -> None:
     """Refuse, before anything is computed, what could not be written afterwards."""
-    from .io import check_output
+    from ..io import check_output
 
     for path in paths:
         check_output(path, overwrite=overwrite)
 
 
 def _read(arguments: argparse.Namespace, report: Reporter) -> DWI:
-    from .io import read_dwi
+    from ..io import read_dwi
 
     report.status(f"Reading {arguments.input}")
     return read_dwi(arguments.input, bval=arguments.bval, bvec=arguments.bvec)
@@ -279,7 +279,7 @@ def _read_mask(path: str | None, dwi: DWI) -> NDArray[np.bool_] | None:
         return None
     import numpy as np
 
-    from .io import read_image
+    from ..io import read_image
 
     mask, affine = read_image(path)
     if mask.shape != dwi.spatial_shape or not np.allclose(affine, dwi.affine, atol=0.01 * dwi.voxel_sizes.min()):
@@ -291,7 +291,7 @@ def _read_mask(path: str | None, dwi: DWI) -> NDArray[np.bool_] | None:
 
 
 def _write(dwi: DWI, path: str, arguments: argparse.Namespace, report: Reporter) -> None:
-    from .io import write_dwi
+    from ..io import write_dwi
 
     report.status(f"Writing {path}")
     write_dwi(dwi, path, overwrite=arguments.overwrite, compress=not arguments.uncompressed)

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..errors import InputError
+from ..metrics.image import SSIM_VOLUMES
+from ..resources import RESOURCES
 from . import figures
-from .errors import InputError
-from .evaluation import DIRECTION_FA, Evaluation, assess
-from .metrics.image import SSIM_VOLUMES
-from .resources import RESOURCES
+from .evaluate import DIRECTION_FA, Evaluation, assess
 
 if TYPE_CHECKING:
-    from .dwi import DWI
+    from ..dwi import DWI
     from .selfchecks import Check
 
 TEMPLATES = RESOURCES / "Report"

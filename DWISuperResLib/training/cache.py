@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from .. import io
 from ..dwi import DWI
 from ..errors import InputError
-from ..grid import in_plane_axes, slice_axis
 from ..microstructure import brain_mask
-from ..slices import Normalisation
+from ..networks.views import Normalisation
+from ..resampling.grid import in_plane_axes, slice_axis
 from .configuration import Data
 
 SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr")

@@ -1,0 +1,1 @@
+"""What a super-resolved scan is worth."""

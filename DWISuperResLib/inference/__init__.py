@@ -1,0 +1,1 @@
+"""Whole scans through a network."""

@@ -1,0 +1,1 @@
+"""Where voxels lie and how signal moves between grids."""
