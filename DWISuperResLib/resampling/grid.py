@@ -73,6 +73,26 @@ def refined_affine(affine: NDArray[np.float64], factors: Sequence[float]) -> NDA
     return refined
 
 
+def regridded_affine(
+    affine: NDArray[np.float64], shape: Sequence[int], new_shape: Sequence[int]
+) -> NDArray[np.float64]:
+    """Affine of a grid with `new_shape` voxels over exactly the field of view that `shape` voxels have.
+
+    Voxel sizes change by shape / new_shape; the origin moves by half the difference of the voxel sizes, so the outer
+    faces of the field of view stay where they are.
+
+    Examples
+    --------
+    >>> regridded_affine(np.diag([2.0, 2, 2, 1]), (10, 10, 10), (20, 20, 10))[:, 3]
+    array([-0.5, -0.5,  0. ,  1. ])
+    """
+    step = np.asarray(shape, dtype=np.float64) / np.asarray(new_shape, dtype=np.float64)
+    result = np.array(affine, dtype=np.float64)
+    result[:3, :3] = affine[:3, :3] * step
+    result[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((step - 1) / 2)
+    return result
+
+
 def ras_corners(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
     """(8, 3) RAS coordinates (mm) of the field of view's corners."""
     corners = np.stack(np.meshgrid(*((-0.5, n - 0.5) for n in shape[:3]), indexing="ij"), -1).reshape(-1, 3)

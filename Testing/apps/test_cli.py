@@ -24,7 +24,7 @@ from DWISuperResLib.microstructure import MAPS, compute_maps
 from DWISuperResLib.resampling.degradation import MODELS, degrade
 from DWISuperResLib.resampling.upsamplers import METHODS, interpolate
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHELLS = ((0, 1), (1000, 7))
 
 
@@ -208,7 +208,7 @@ def test_importing_refuses_a_file_that_would_run_code(tmp_path, capfd):
 
 def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, capfd, monkeypatch):
     """What a library prints, even from C, must not end up between the lines."""
-    from DWISuperResLib import engine
+    from DWISuperResLib.inference import predict as engine
 
     original = engine.super_resolve
 
@@ -285,7 +285,7 @@ def test_a_mask_on_another_grid_is_refused(scan, scan_file, tmp_path, capfd):
 
 
 def test_an_unexpected_failure_exits_1_and_shows_its_traceback_only_when_asked(scan_file, tmp_path, capfd, monkeypatch):
-    from DWISuperResLib import interpolation
+    from DWISuperResLib.resampling import upsamplers as interpolation
 
     def broken(*arguments, **options):
         raise RuntimeError("the flux\ncapacitor broke")

@@ -17,10 +17,9 @@ from DWISuperResLib import mrml
 from DWISuperResLib.checkpoints import Card
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
+from Testing.slicer_host import start
 
-from .slicer_host import start
-
-FAKE = Path(__file__).parent / "slicer_host" / "fake_child.py"
+FAKE = Path(__file__).parents[1] / "slicer_host" / "fake_child.py"
 CARD = Card(
     name="tiny",
     architecture="sr_unet",
@@ -187,7 +186,7 @@ def test_tooltips_keyboard_and_mnemonics(widget):
         if isinstance(text, str) and "&" in text and type(child) in (qt.QLabel, qt.QPushButton, qt.QCheckBox):
             letters.append(text[text.index("&") + 1].lower())
     assert len(letters) == len(set(letters)) > 10
-    order = Path(__file__).parents[1].joinpath("Resources/UI/DWISuperRes.ui").read_text(encoding="utf-8")
+    order = Path(__file__).parents[2].joinpath("Resources/UI/DWISuperRes.ui").read_text(encoding="utf-8")
     stops = [line.split("<tabstop>")[1].split("<")[0] for line in order.splitlines() if "<tabstop>" in line]
     for earlier, later in (("inputSelector", "checkpointComboBox"), ("applyButton", "referenceSelector")):
         assert stops.index(earlier) < stops.index(later)

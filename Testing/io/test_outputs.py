@@ -211,5 +211,5 @@ def test_reading_nifti_loads_nothing_heavy(small_dwi, tmp_path):
         "print([m for m in ('torch', 'dipy', 'scipy.ndimage', 'matplotlib', 'nrrd') if m in sys.modules])"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "scan.nii.gz")]
-    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
     assert result.stdout.strip() == "[]"

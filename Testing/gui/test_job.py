@@ -14,7 +14,7 @@ from DWISuperResLib.gui import probe
 from DWISuperResLib.gui.child import ChildProcess
 from DWISuperResLib.gui.job import Job, Step, check_space, make_folder
 
-FAKE = Path(__file__).parent / "slicer_host" / "fake_child.py"
+FAKE = Path(__file__).parents[1] / "slicer_host" / "fake_child.py"
 CHILD = [sys.executable, "-S", str(FAKE), "-m", "DWISuperResLib"]
 
 
@@ -134,7 +134,7 @@ def test_cancel_ends_the_whole_tree(tmp_path, how, monkeypatch):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
 def test_exit_of_the_parent_ends_the_child(tmp_path):
     """As when Slicer quits: what still runs is ended by atexit."""
-    root = str(Path(__file__).parents[1])
+    root = str(Path(__file__).parents[2])
     code = (
         f"import sys, time, pathlib; sys.path.insert(0, {root!r})\n"
         "from DWISuperResLib.gui.child import ChildProcess\n"

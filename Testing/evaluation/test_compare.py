@@ -11,7 +11,7 @@ from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.evaluation.compare import compare
 from DWISuperResLib.microstructure import MAPS, compute_maps
-from Testing.test_microstructure import signals_of, table, tensors_of
+from Testing.microstructure.test_maps import signals_of, table, tensors_of
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from DWISuperResLib.training import load_configuration, train, validated
 from DWISuperResLib.training.configuration import Configuration, Schedule
 from DWISuperResLib.training.module import Training, learning_rates
 
-EXAMPLES = sorted((Path(__file__).parents[1] / "Resources" / "Configurations").glob("*.yaml"))
+EXAMPLES = sorted((Path(__file__).parents[2] / "Resources" / "Configurations").glob("*.yaml"))
 
 
 @pytest.fixture(scope="module")
@@ -268,7 +268,7 @@ def test_two_processes_equal_one_that_accumulates(scans, tmp_path):
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [*command, "machine.devices=2", "machine.strategy=ddp"],
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
         env=environment,
         capture_output=True,
         text=True,

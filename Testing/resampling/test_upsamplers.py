@@ -13,8 +13,7 @@ from scipy import ndimage
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.resampling import degradation, grid
 from DWISuperResLib.resampling import upsamplers as interpolation
-
-from .conftest import oblique_affine
+from Testing.conftest import oblique_affine
 
 SCALES = st.integers(1, 5)
 angles = st.tuples(*[st.floats(-3, 3)] * 3)

@@ -17,11 +17,11 @@ import slicer.util
 import DWISuperResLib as dsr
 from DWISuperResLib import mrml
 from DWISuperResLib.errors import InputError, ProcessingError
+from Testing.slicer_host import start
 
-from .slicer_host import start
-from .test_gui_panel import NoDependencies
+from .test_panel import NoDependencies
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "Resources/Screenshots/panel.png"
 
 

@@ -14,8 +14,7 @@ from DWISuperResLib.evaluation import figures, report
 from DWISuperResLib.evaluation.evaluate import assess, evaluate
 from DWISuperResLib.evaluation.selfchecks import Check
 from DWISuperResLib.phantoms import phantom
-
-from .conftest import oblique_affine
+from Testing.conftest import oblique_affine
 
 CHECKS = [
     Check("grid artefacts", 0.4, 3.0, False, "Nothing to do."),

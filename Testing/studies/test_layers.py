@@ -182,7 +182,7 @@ def test_noise_has_the_snr_asked_for():
 
 
 def test_a_grid_in_the_result_is_scored(scans, tmp_path, monkeypatch):
-    from DWISuperResLib import interpolation
+    from DWISuperResLib.resampling import upsamplers as interpolation
 
     case = open_case(scans / "sub-0" / "dwi.nii.gz", 4)
     clean = score_case(case, None, 2, "kspace", 0, None, tmp_path)

@@ -12,8 +12,7 @@ pytest.importorskip("PySide6", reason="needs PySide6-Essentials (pip install dwi
 import slicer
 
 from DWISuperResLib.errors import Cancelled, MissingDependencyError, ProcessingError
-
-from .slicer_host import start
+from Testing.slicer_host import start
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "dipy", "scipy", "matplotlib", "nibabel", "lightning", "rich")
 REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules])"
 
@@ -29,7 +29,7 @@ def test_light_work_loads_no_heavy_library(statement):
 def test_the_first_line_comes_before_torch_is_loaded():
     statement = (
         "import sys\n"
-        "from DWISuperResLib import cli, progress\n"
+        "from DWISuperResLib import progress\nfrom DWISuperResLib.apps import cli\n"
         "class Watch(progress.Reporter):\n"
         "    def status(self, message): print('torch' in sys.modules, file=sys.stderr); sys.exit(0)\n"
         "cli.reporter = lambda mode: Watch()\n"

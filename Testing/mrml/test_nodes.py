@@ -14,9 +14,8 @@ from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError, ProcessingError
 from DWISuperResLib.mrml import layout
 from DWISuperResLib.resampling import grid
-
-from .conftest import oblique_affine
-from .slicer_host import start
+from Testing.conftest import oblique_affine
+from Testing.slicer_host import start
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from DWISuperResLib import io
 from DWISuperResLib.errors import InputError
+from Testing.conftest import oblique_affine
 
-from .conftest import oblique_affine
-from .test_io_nifti import assert_same_scan, scans
+from .test_nifti import assert_same_scan, scans
 
 SIGNS = {"right-anterior-superior": (1, 1, 1), "left-posterior-superior": (-1, -1, 1), "LAS": (-1, 1, 1)}
 

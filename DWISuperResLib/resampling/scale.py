@@ -1,0 +1,172 @@
+"""How much finer a grid is along each voxel axis."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import InputError
+from .grid import regridded_affine, slice_axis
+
+if TYPE_CHECKING:
+    from ..dwi import DWI
+
+MAX_FACTOR = 5
+"""Along an axis; beyond, an interpolated scan is the same picture in more memory."""
+
+Shape = tuple[int, int, int]
+ScaleLike: TypeAlias = "Scale | int | float | str | Sequence[float]"
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One factor of 1 to `MAX_FACTOR` for each voxel axis.
+
+    A factor is what was asked for. A grid has whole voxels and keeps its field of view, so what an axis of n voxels
+    really gets is n_out / n with n_out the whole number nearest to factor * n: see `fine_shape` and `refine`.
+
+    Parameters
+    ----------
+    factors : three Fractions
+
+    Raises
+    ------
+    InputError
+        If there are not three factors, or one lies outside 1 to `MAX_FACTOR`.
+
+    Examples
+    --------
+    >>> scale = Scale.of(2, 2.5, 1)
+    >>> str(scale), scale.fine_shape((64, 64, 20)), scale.coarse_shape((128, 160, 20))
+    ('2x2.5x1', (128, 160, 20), (64, 64, 20))
+    """
+
+    factors: tuple[Fraction, Fraction, Fraction]
+
+    def __post_init__(self) -> None:
+        if len(self.factors) != 3 or not all(1 <= f <= MAX_FACTOR for f in self.factors):
+            raise InputError(
+                f"The scale has the factors {', '.join(_text(f) for f in self.factors)}; expected three, each from 1 "
+                f"to {MAX_FACTOR}."
+            )
+
+    @classmethod
+    def of(cls, *factors: float | Fraction) -> Scale:
+        """The scale of three numbers, one for each voxel axis."""
+        first, second, third = (_fraction(f) for f in factors)
+        return cls((first, second, third))
+
+    @classmethod
+    def in_plane(cls, factor: float | Fraction, axis: int) -> Scale:
+        """`factor` along the two axes within a slice, 1 along the slice axis.
+
+        Examples
+        --------
+        >>> str(Scale.in_plane(3, axis=0))
+        '1x3x3'
+        """
+        return cls.of(*(1 if a == axis else factor for a in range(3)))
+
+    @classmethod
+    def between(cls, coarse: Sequence[int], fine: Sequence[int]) -> Scale:
+        """The exact factors that lead from one matrix to another over the same field of view."""
+        first, second, third = (Fraction(m, n) for n, m in zip(coarse, fine, strict=True))
+        return cls((first, second, third))
+
+    @classmethod
+    def parse(cls, value: ScaleLike, dwi: DWI, axis: int | str | None = None) -> Scale:
+        """Understand a scale as users write it.
+
+        Parameters
+        ----------
+        value : Scale, number, str or three numbers
+            2 or "2.5": in-plane, that is along the two axes within the slices. "1x1x3": a factor for each voxel axis.
+            "1.25mm": to voxels of that size, as near as whole voxels allow; axes that are finer stay. "2x2x1.5mm":
+            the same with a size for each axis.
+        dwi : DWI
+            The scan on the coarser grid.
+        axis : {0, 1, 2, "i", "j", "k"}, optional
+            Slice axis, for an in-plane factor; see `grid.slice_axis`.
+
+        Raises
+        ------
+        InputError
+            If it is no scale, or a factor lies outside 1 to `MAX_FACTOR`.
+        """
+        if isinstance(value, Scale):
+            return value
+        if isinstance(value, str):
+            text = value.strip().lower()
+            numbers = [_fraction(part) for part in text.removesuffix("mm").split("x")]
+            if text.endswith("mm"):
+                sizes = [Fraction(float(size)).limit_denominator(10**6) for size in dwi.voxel_sizes]
+                wanted = numbers * 3 if len(numbers) == 1 else numbers
+                if len(wanted) != 3 or min(wanted) <= 0:
+                    raise _no_scale(value)
+                factors = [max(size / want, Fraction(1)) for size, want in zip(sizes, wanted, strict=True)]
+                if max(factors) == 1:
+                    raise InputError(
+                        f"The scale {value!r} asks for voxels no finer than the scan's "
+                        f"({' x '.join(f'{size:.3g}' for size in dwi.voxel_sizes)} mm); give a smaller size."
+                    )
+                return cls.of(*factors)
+        elif isinstance(value, Sequence):
+            numbers = [_fraction(part) for part in value]
+        else:
+            numbers = [_fraction(value)]
+        if len(numbers) == 1:
+            return cls.in_plane(numbers[0], slice_axis(dwi, axis))
+        if len(numbers) != 3:
+            raise _no_scale(value)
+        return cls.of(*numbers)
+
+    def fine_shape(self, shape: Sequence[int]) -> Shape:
+        """Matrix of the finer grid over the field of view of a coarser one."""
+        return self._shape(n * f for n, f in zip(shape, self.factors, strict=True))
+
+    def coarse_shape(self, shape: Sequence[int]) -> Shape:
+        """Matrix of the coarser grid over the field of view of a finer one."""
+        return self._shape(n / f for n, f in zip(shape, self.factors, strict=True))
+
+    def refine(self, affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+        """Affine of the finer grid, given that and the matrix of the coarser one."""
+        return regridded_affine(affine, shape, self.fine_shape(shape))
+
+    def coarsen(self, affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
+        """Affine of the coarser grid, given that and the matrix of the finer one."""
+        return regridded_affine(affine, shape, self.coarse_shape(shape))
+
+    def __str__(self) -> str:
+        return "x".join(_text(f) for f in self.factors)
+
+    @staticmethod
+    def _shape(lengths) -> Shape:
+        first, second, third = (max(1, math.floor(n + Fraction(1, 2))) for n in lengths)
+        return first, second, third
+
+
+def _fraction(value) -> Fraction:
+    text = str(value).strip()
+    if isinstance(value, bool) or not (
+        isinstance(value, Fraction) or re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}", text)
+    ):
+        raise _no_scale(value)
+    return Fraction(value if isinstance(value, Fraction) else text)
+
+
+def _no_scale(value) -> InputError:
+    return InputError(
+        f"The scale is {value!r}; expected an in-plane factor (2 or 2.5), a factor for each voxel axis (1x1x3) or a "
+        f"voxel size (1.25mm), factors from 1 to {MAX_FACTOR}."
+    )
+
+
+def _text(factor: Fraction) -> str:
+    return f"{float(factor):.4g}"
