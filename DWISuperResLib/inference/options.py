@@ -1,4 +1,4 @@
-"""How a network is run: declared once, for Python, the command line and Slicer's child process. Standard library only."""
+"""How a network is run, declared once for Python, the command line and Slicer: standard library only."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ class InferenceOptions:
     ['--device', 'cpu', '--ensemble']
     """
 
-    device: str = field(
-        default="auto", metadata={"help": "auto, cpu, cuda or mps; auto takes a GPU where there is one"}
-    )
+    device: str = field(default="auto", metadata={"help": "auto, cpu, cuda or mps; auto takes a GPU if there is one"})
     precision: str = field(
         default="auto", metadata={"help": "auto, fp32, bf16 or fp16; auto takes bf16 where the device computes in it"}
     )
