@@ -12,17 +12,26 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 from ..networks import architectures
+from ..resampling import MAX_FACTOR
 
-FORMAT_VERSION = 1
+if TYPE_CHECKING:
+    from ..resampling.scale import Scale
+
+Factors = tuple[float, float, float]
+
+FORMAT_VERSION = 2
+"""Format 1, which is read too, had whole in-plane `scales` for `factors` and `view`, and another meaning of SNR."""
 TASKS = ("super-resolution", "denoising", "ssfd")
 NORMALISATIONS = ("volume", "paper")
 
 # Widths, depths and sizes of a slice network sum to far less; more could keep `build` busy for hours.
 _MAX_ARGUMENTS = 8192
+_NEAR = 0.1
+"""Share by which whole voxels may move a factor: 9 voxels of 4.5 low-resolution ones and on."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +45,12 @@ class Card:
         One of `networks.architectures()`.
     arguments : dict
         What `networks.build` is called with.
-    scales : tuple of int
-        In-plane factors it serves, 1 to 8; may be empty only where `task` is not super-resolution.
+    factors : tuple of (float, float, float)
+        What it serves: factors along the two axes within the slice and along the slice axis; a number is an in-plane
+        factor. May be empty only where `task` is not super-resolution.
     task : {"super-resolution", "denoising", "ssfd"}
+    view : dict
+        What the network is shown, see `networks.views`; set by `save_checkpoint`, empty in cards of format 1.
     normalisation : {"volume", "paper"}
         How signals are scaled before the network; "paper" is one min-max over the whole 4D scan.
     degradation : dict
@@ -46,7 +58,7 @@ class Card:
     voxel_sizes : dict
         ``{"in_plane": [low, high], "slice": [low, high]}`` of the low-resolution training data, mm.
     bvals, snr : tuple of float
-        Lowest and highest in the training data, s/mm^2 and 1; empty if unknown.
+        Lowest and highest in the training data, s/mm^2 and 1 (b0 signal over noise); empty if unknown.
     statistics, loss, scores, training : dict
         Free-form: intensities of the training data; loss terms; held-out results; scans, steps, seed.
     licence, provenance : str
@@ -63,8 +75,9 @@ class Card:
     name: str
     architecture: str
     arguments: dict[str, Any]
-    scales: tuple[int, ...]
+    factors: tuple[Factors, ...]
     task: str = "super-resolution"
+    view: dict[str, Any] = field(default_factory=dict)
     normalisation: str = "volume"
     degradation: dict[str, Any] = field(default_factory=dict)
     voxel_sizes: dict[str, Any] = field(default_factory=dict)
@@ -82,7 +95,7 @@ class Card:
     def __post_init__(self) -> None:
         for name in ("name", "architecture", "task", "normalisation", "licence", "provenance", "sha256"):
             _check_text(name, getattr(self, name))
-        for name in ("arguments", "degradation", "voxel_sizes", "statistics", "loss", "scores", "training"):
+        for name in ("arguments", "view", "degradation", "voxel_sizes", "statistics", "loss", "scores", "training"):
             object.__setattr__(self, name, _json_object(name, getattr(self, name)))
         for name in ("bvals", "snr"):
             object.__setattr__(self, name, _interval(name, getattr(self, name)))
@@ -100,10 +113,29 @@ class Card:
             raise _bad("sha256", self.sha256, "64 hexadecimal digits")
         if sum(abs(x) for x in _leaves("arguments", self.arguments) if isinstance(x, int | float)) > _MAX_ARGUMENTS:
             raise _bad("arguments", self.arguments, f"numbers that sum to at most {_MAX_ARGUMENTS}")
-        object.__setattr__(self, "scales", _scales(self.scales, self.task))
+        object.__setattr__(self, "factors", _factors(self.factors, self.task))
         for name, limits in self.voxel_sizes.items():
             if name not in ("in_plane", "slice") or not _interval("voxel_sizes", limits, low=1e-3, high=1e3):
                 raise _bad("voxel_sizes", self.voxel_sizes, "in_plane and slice, each [low, high] in mm")
+
+    @property
+    def scales(self) -> tuple[float, ...]:
+        """The in-plane factors it serves, whole ones as int."""
+        planes = [first for first, second, across in self.factors if first == second and across == 1]
+        return tuple(int(f) if f == int(f) else f for f in planes)
+
+    def serves(self, scale: Scale, axis: int) -> bool:
+        """Whether it was trained for a scale, the slices being stacked along voxel axis `axis`.
+
+        A factor that whole voxels over the same field of view ask for in its place counts as served.
+        """
+        first, second = (float(f) for a, f in enumerate(scale.factors) if a != axis)
+        wanted = (first, second, float(scale.factors[axis]))
+        return any(
+            all(abs(w - f) <= _NEAR * f for w, f in zip(wanted, served, strict=True))
+            and all(w == f for w, f in zip(wanted, served, strict=True) if f == 1)
+            for served in self.factors
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Card:
@@ -121,9 +153,14 @@ class Card:
         if not isinstance(fields, dict):
             raise InputError(f"The card is a JSON {type(fields).__name__}; expected an object.")
         known = {f.name: f for f in dataclasses.fields(cls)}
-        required = ["name", "architecture", "arguments", "scales", "format_version", "sha256"]
+        first = fields.get("format_version") == 1
+        required = ["name", "architecture", "arguments", "scales" if first else "factors", "format_version", "sha256"]
         if missing := [name for name in required if name not in fields]:
             raise InputError(f"The card lacks {', '.join(missing)}; the file is not a checkpoint of this library.")
+        if first:
+            # SNR was that of the weighted volumes.
+            factors = _whole(fields.pop("scales"))
+            fields |= {"factors": factors, "format_version": FORMAT_VERSION, "snr": ()}
         # Before the unknown fields: a newer format has them by right.
         if fields["format_version"] == FORMAT_VERSION and (unknown := sorted(set(fields) - set(known))):
             raise InputError(f"The card has unknown fields ({', '.join(map(repr, unknown[:5]))}).")
@@ -136,7 +173,7 @@ class Card:
 
 def describe(card: Card) -> str:
     """The card as text for people, a line a fact; what is not known is left out."""
-    scales = ", ".join(f"x{s} in-plane" for s in card.scales)
+    scales = ", ".join(map(_factors_text, card.factors))
     arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in card.arguments.items())
     limits = {name: _range_text(value, "mm") for name, value in card.voxel_sizes.items()}
     lines = {
@@ -217,6 +254,10 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _is_factor(value: Any) -> bool:
+    return _is_number(value) and 1 <= value <= MAX_FACTOR
+
+
 def _interval(name: str, value: Any, *, low: float = 0.0, high: float = 1e6) -> tuple[float, ...]:
     """(lowest, highest), or () for unknown."""
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) not in (0, 2):
@@ -226,9 +267,29 @@ def _interval(name: str, value: Any, *, low: float = 0.0, high: float = 1e6) -> 
     return tuple(float(v) for v in value)
 
 
-def _scales(value: Any, task: str) -> tuple[int, ...]:
-    if not isinstance(value, Sequence) or not all(type(s) is int and 1 <= s <= 8 for s in value):
-        raise _bad("scales", value, "whole in-plane factors from 1 to 8")
+def _whole(value: Any) -> Any:
+    """Scales of format 1."""
+    if not isinstance(value, Sequence) or not all(type(s) is int for s in value):
+        raise _bad("scales", value, "whole in-plane factors")
+    return value
+
+
+def _factors(value: Any, task: str) -> tuple[Factors, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) > 1000:
+        raise _bad("factors", value, "a list of three factors each")
+    found = set()
+    for entry in value:
+        triple = (entry, entry, 1) if _is_number(entry) else entry
+        if not isinstance(triple, Sequence) or len(triple) != 3 or not all(map(_is_factor, triple)):
+            raise _bad("factors", value, f"in-plane factors, or three factors each, from 1 to {MAX_FACTOR}")
+        found.add((float(triple[0]), float(triple[1]), float(triple[2])))
     if not value and task == "super-resolution":
-        raise _bad("scales", value, "at least one in-plane factor")
-    return tuple(sorted(set(value)))
+        raise _bad("factors", value, "at least one in-plane factor")
+    return tuple(sorted(found))
+
+
+def _factors_text(factors: Factors) -> str:
+    first, second, across = factors
+    if first == second and across == 1:
+        return f"x{first:g} in-plane"
+    return f"{first:g}x{second:g} in-plane, x{across:g} through-plane"

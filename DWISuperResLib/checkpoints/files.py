@@ -122,7 +122,9 @@ def load_checkpoint(name_or_path: str | os.PathLike[str] = "default") -> Checkpo
                 f"its weights have sha256 {found[:12]}..., the card says {card.sha256[:12]}...; get it again."
             )
         weights = {name: t.float() if t.is_floating_point() else t for name, t in stored.items()}
-        _check_weights(weights, card)
+        view = _check_weights(weights, card)
+        if card.view and card.view != view:
+            raise InputError(f"its card shows the network {card.view}, its arguments {view}; get it again.")
     except SafetensorError as error:
         raise InputError(f"Checkpoint {path} cannot be used: {error}.") from error
     except InputError as error:
@@ -154,7 +156,7 @@ def save_checkpoint(
     Returns
     -------
     Card
-        As written, with its `sha256`.
+        As written, with its `view` and `sha256`.
 
     Raises
     ------
@@ -177,8 +179,8 @@ def save_checkpoint(
     for name, tensor in weights.items():
         dtype = torch.float16 if half and tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype
         stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
-    _check_weights(stored, card)
-    card = dataclasses.replace(card, sha256=_digest(stored))
+    view = _check_weights(stored, card)
+    card = dataclasses.replace(card, view=view, sha256=_digest(stored))
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         # save_file would make a file that nobody else can read.
@@ -306,12 +308,13 @@ def _digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _check_weights(weights: Mapping[str, Tensor], card: Card) -> None:
-    """InputError unless the weights are exactly those of the card's architecture, and finite."""
+def _check_weights(weights: Mapping[str, Tensor], card: Card) -> dict[str, Any]:
+    """InputError unless the weights are exactly those of the card's architecture, and finite; returns its view."""
     import torch
 
     with torch.device("meta"):  # shapes without memory: a hostile card cannot ask for terabytes
-        expected = build(card.architecture, **card.arguments).state_dict()
+        network: Any = build(card.architecture, **card.arguments)
+    expected = network.state_dict()
     for kind, names in (
         ("lack", expected.keys() - weights.keys()),
         ("have extra", weights.keys() - expected.keys()),
@@ -329,3 +332,4 @@ def _check_weights(weights: Mapping[str, Tensor], card: Card) -> None:
             raise InputError(f"weight {name!r} is {tensor.dtype}; expected {expected[name].dtype}.")
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise InputError(f"weight {name!r} holds values that are not finite.")
+    return network.view.describe()

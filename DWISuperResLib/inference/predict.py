@@ -1,11 +1,9 @@
-"""Slicewise inference: a whole scan through a checkpoint, in batches of slices over all directions."""
+"""Inference: a whole scan through a checkpoint, tile by tile, in batches over all directions."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,69 +12,71 @@ import torch
 from numpy.typing import NDArray
 
 from ..checkpoints import Checkpoint, load_checkpoint
-from ..errors import Cancelled, InputError, ProcessingError
-from ..networks.views import Normalisation, SliceAssembler, foreground_mask
-from ..resampling import degradation
-from ..resampling import upsamplers as interpolation
-from ..resampling.grid import in_plane_axes, in_plane_factors, refined_affine, slice_axis
+from ..errors import Cancelled, InputError
+from ..networks.views import Assembler, Normalisation, Tile, foreground_mask
+from ..resampling.grid import Frame, in_plane_axes, slice_axis
+from ..resampling.operators import operator
+from ..resampling.scale import Scale, ScaleLike
+from .canvas import Canvas
+from .devices import resolve_device, resolve_precision
+from .memory import Batcher, buffers_reused
+from .options import InferenceOptions
+from .projection import Projection
 
 if TYPE_CHECKING:
     from ..dwi import DWI
 
 Progress = Callable[[float, str], None]
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 MIN_FOREGROUND = 0.01
 """A slice with a smaller share of foreground voxels lies outside the head: it is interpolated, not predicted."""
+SLICES_AT_ONCE = {"cpu": 8, "other": 256}
+"""Images of one slice's size that a device is given at a time."""
+USUAL_SLICE = 128 * 128
 
 
 def super_resolve(
     dwi: DWI,
     checkpoint: str | Checkpoint = "default",
-    scale: int = 2,
+    scale: ScaleLike = 2,
     *,
-    device: str = "auto",
-    precision: str = "auto",
-    axis: int | str | None = None,
-    ensemble: bool = False,
-    consistent: bool = False,
     mask: NDArray[np.bool_] | None = None,
-    batch_size: int | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> DWI:
-    """Super-resolve a scan in-plane.
+    """Super-resolve a scan.
 
-    Slices outside the head (under 1 % foreground voxels, or outside `mask`) hold the sinc interpolation.
+    What lies outside the head (slices with under 1 % foreground voxels, or nothing of `mask`) holds the sinc
+    interpolation.
 
     Parameters
     ----------
     dwi : DWI
     checkpoint : str, path or Checkpoint
         A shipped name, a `.safetensors` file, or one already loaded.
-    scale : int
-        In-plane factor, one of the checkpoint's.
-    device : {"auto", "cpu", "cuda", "mps"} or any torch device
-        auto takes CUDA, then MPS, then the CPU.
-    precision : {"auto", "fp32", "bf16", "fp16"}
-        auto takes bf16 where the device computes in it.
-    axis : optional
-        Slice axis, see `grid.slice_axis`.
-    ensemble : bool
-        Mean over the eight flips and rotations of each slice.
-    consistent : bool
-        Project the result onto the images that, degraded again by the checkpoint's degradation model, equal the
-        input: the limit of iterative back-projection (Irani & Peleg 1991, doi:10.1016/1049-9652(91)90045-L) in closed
-        form.
+    scale : Scale, number, str or three numbers
+        One that the checkpoint serves; see `Scale.parse`.
     mask : array (X, Y, Z), optional
-        Slices without a voxel in it are interpolated.
-    batch_size : int, optional
-        Slices computed at once; by default chosen for the device. When memory runs out it is halved.
+        Only what shows a voxel of it is predicted.
     progress : callable, optional
         Called with (fraction, message).
     cancel : callable, optional
         Asked between batches; returns True to stop.
+    **options
+        device : {"auto", "cpu", "cuda", "mps"} or any torch device
+            auto takes CUDA, then MPS, then the CPU.
+        precision : {"auto", "fp32", "bf16", "fp16"}
+            auto takes bf16 where the device computes in it.
+        axis : optional
+            Slice axis, see `grid.slice_axis`.
+        ensemble : bool
+            Test-time augmentation: mean over the flips and rotations of each slice, or the flips of each block.
+        consistent : bool
+            Data consistency: project the result onto the images that, degraded again by the checkpoint's degradation,
+            equal the input; see `projection.Projection`.
+        batch_size : int
+            Tiles computed at once; by default chosen for the device. When memory runs out it is halved.
 
     Returns
     -------
@@ -91,235 +91,218 @@ def super_resolve(
     Cancelled
         If `cancel` said so.
     """
-    options = _Options(device, precision, axis, ensemble, consistent, mask, batch_size, progress, cancel)
-    return _process(dwi, checkpoint, scale, options)[0]
+    run = _Run(dwi, checkpoint, scale, InferenceOptions(**options), mask)
+    return run(progress, cancel)[0]
 
 
 def super_resolve_with_uncertainty(
-    dwi: DWI, checkpoint: str | Checkpoint = "default", scale: int = 2, **options
+    dwi: DWI,
+    checkpoint: str | Checkpoint = "default",
+    scale: ScaleLike = 2,
+    *,
+    mask: NDArray[np.bool_] | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+    **options: Any,
 ) -> tuple[DWI, NDArray[np.float32]]:
-    """Super-resolve by self-ensemble; also return its voxelwise standard deviation.
+    """Super-resolve by test-time augmentation; also return its voxelwise standard deviation.
 
     Parameters and errors as `super_resolve`, `ensemble` always on.
 
     Returns
     -------
     DWI, array (X, Y, Z, N)
-        The result; the standard deviation over the eight flips and rotations in signal units (before the projection
-        of `consistent`), zero where slices are interpolated.
+        The result; the standard deviation over the members in signal units (before the projection of `consistent`),
+        zero where the result is interpolated.
     """
-    options["ensemble"] = True
-    result, spread = _process(dwi, checkpoint, scale, _Options(**options), keep_spread=True)
+    run = _Run(dwi, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), mask)
+    result, spread = run(progress, cancel, keep_spread=True)
     assert spread is not None
     return result, spread
 
 
-@dataclass(frozen=True)
-class _Options:
-    device: str = "auto"
-    precision: str = "auto"
-    axis: int | str | None = None
-    ensemble: bool = False
-    consistent: bool = False
-    mask: NDArray[np.bool_] | None = None
-    batch_size: int | None = None
-    progress: Progress | None = None
-    cancel: Callable[[], bool] | None = None
+class _Run:
+    """One scan and one checkpoint, everything checked; calling it computes."""
 
+    def __init__(
+        self,
+        dwi: DWI,
+        checkpoint: str | Checkpoint,
+        scale: ScaleLike,
+        options: InferenceOptions,
+        mask: NDArray[np.bool_] | None,
+    ) -> None:
+        loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        self.dwi, self.card, self.options = dwi, loaded.card, options
+        axis = slice_axis(dwi, options.axis)
+        self.scale = Scale.parse(scale, dwi, axis)
+        _check_served(self.card, self.scale, axis)
+        if options.batch_size is not None and options.batch_size < 1:
+            raise InputError(f"The batch size is {options.batch_size}; expected at least 1.")
+        self.device = resolve_device(options.device)
+        self.dtype = resolve_precision(options.precision, self.device)
+        self.network: Any = loaded.network().to(self.device)
+        if self.network.view.dimensions == 2:
+            self.network.to(memory_format=torch.channels_last)
+            axis = _stacked_along(self.scale, axis)
+        self.frame = Frame.of(dwi.affine, axis)
+        self.low = self.frame.view(dwi.signal)
+        self.shape = self.scale.fine_shape(dwi.spatial_shape)
+        self.fine = self.frame.along(self.shape)
+        inside = self.frame.view(_predicted(dwi, axis, mask))
+        self.tiles: list[Tile] = self.network.view.tiles(self.fine, _nearest(inside, self.fine))
 
-def resolve_device(device: str = "auto") -> torch.device:
-    """The torch device a name stands for; InputError if this machine lacks it."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        resolved = torch.device(device)
-        torch.zeros(1, device=resolved) + 1
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0].rstrip(".")
-        raise InputError(f"The device {device!r} cannot be used here ({reason}); choose cpu or auto.") from error
-    return resolved
+    def __call__(
+        self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
+    ) -> tuple[DWI, NDArray[np.float32] | None]:
+        dwi, view = self.dwi, self.network.view
+        make = np.zeros if view.dimensions == 3 else np.empty
+        signal = make((*self.shape, dwi.n_volumes), np.float32, order="F")
+        spread = np.zeros_like(signal, order="F") if keep_spread else None
+        canvas = Canvas(self.frame.view(signal), view, self.tiles)
+        spreads = None if spread is None else Canvas(self.frame.view(spread), view, self.tiles)
+        operators = {
+            a: operator(n, m, "sinc")
+            for a, (n, m) in enumerate(zip(self.low.shape[1:], self.fine, strict=True))
+            if n != m
+        }
+        canvas.fill(self.low, operators)
+        report = progress or (lambda fraction, message: None)
+        what = "slices" if view.dimensions == 2 else "blocks"
+        report(0.0, f"super-resolving {len(self.tiles)} {what} of {dwi.n_volumes} volumes on {self.device}")
+        buffers = buffers_reused() if self.device.type == "cpu" else nullcontext()
+        # The outer autocast keeps the weights that the inner one has cast from batch to batch; inference_mode would not.
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False), buffers:
+            for done, (tile, volumes, images, deviation) in self._predictions(cancel):
+                canvas.add(images, tile, volumes)
+                if spreads is not None and deviation is not None:
+                    spreads.add(deviation, tile, volumes)
+                report(done, "super-resolving")
+            if self.options.consistent and self.shape != dwi.spatial_shape:
+                project = Projection(self.low.shape[1:], self.fine, self.card.degradation, self.device)
+                canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
+        return replace(dwi, signal=signal, affine=self.scale.refine(dwi.affine, dwi.spatial_shape)), spread
 
+    def _predictions(self, cancel: Callable[[], bool] | None) -> Iterator[tuple[float, tuple]]:
+        """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
+        dwi, view = self.dwi, self.network.view
+        normalisation = Normalisation.measure(dwi.signal, self.card.normalisation)
+        assembler = Assembler(view, dwi.bvals, dwi.bvecs, normalisation)
+        lowest = min(0.0, float(dwi.signal.min()))
+        limits = (0.0, 1.0) if self.card.normalisation == "paper" else None
+        batch = Batcher(self._forward, self.options.batch_size or self._usual_batch())
+        count = dwi.n_volumes
+        group = max(1, batch.size // count)
+        volumes = torch.arange(count)
+        for start in range(0, len(self.tiles), group):
+            if cancel and cancel():
+                raise Cancelled("Cancelled; nothing was written.")
+            tiles = self.tiles[start : start + group]
+            slabs = [torch.from_numpy(view.slab(self.low, tile, self.fine)).to(self.device) for tile in tiles]
+            x = torch.cat([assembler.show(slab, volumes) for slab in slabs])
+            repeated = volumes.repeat(len(tiles))
+            for part, mean, deviation in batch(x):
+                restored = assembler.restore(mean.clamp(*limits) if limits else mean, repeated[part])
+                if not self.options.consistent:
+                    restored = restored.clamp_min(lowest)
+                images = restored.cpu().numpy()
+                spread = None if deviation is None else assembler.restore(deviation, repeated[part]).cpu().numpy()
+                for tile, inside, own in _by_tile(tiles, count, part):
+                    shown = repeated[part][inside].numpy()
+                    done = (start + own + 1) / len(self.tiles)
+                    yield done, (tile, shown, images[inside], None if spread is None else spread[inside])
 
-def resolve_precision(precision: str, device: torch.device) -> torch.dtype | None:
-    """The autocast type of a precision name, None for fp32; auto is bf16 where the device computes in it."""
-    if precision == "auto":
-        if device.type == "cuda":
-            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-        else:
-            precision = "bf16" if device.type == "cpu" and _cpu_has_bf16() else "fp32"
-    if precision not in PRECISIONS:
-        raise InputError(f"The precision is {precision!r}; expected auto, {', '.join(PRECISIONS)}.")
-    return PRECISIONS[precision]
-
-
-def _cpu_has_bf16() -> bool:
-    # Elsewhere bf16 is emulated, slower than float32; torch tells only through this module, absent in older releases.
-    supported = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(supported and supported())
-
-
-def _process(
-    dwi: DWI, checkpoint: str | Checkpoint, scale: int, options: _Options, keep_spread: bool = False
-) -> tuple[DWI, NDArray[np.float32] | None]:
-    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
-    card = loaded.card
-    if card.task not in ("super-resolution", "denoising") or scale not in card.scales:
-        served = ", ".join(map(str, card.scales)) or "none"
-        raise InputError(f"The checkpoint {card.name!r} ({card.task}) serves scales {served}, not {scale}.")
-    if options.batch_size is not None and options.batch_size < 1:
-        raise InputError(f"The batch size is {options.batch_size}; expected at least 1.")
-    axis = slice_axis(dwi, options.axis)
-    device = resolve_device(options.device)
-    dtype = resolve_precision(options.precision, device)
-    network: Any = loaded.network().to(device).to(memory_format=torch.channels_last)
-    normalisation = Normalisation.measure(dwi.signal, card.normalisation)
-    assembler = SliceAssembler(network.slice_input, dwi.bvals, dwi.bvecs, normalisation)
-    limits = (0.0, 1.0) if card.normalisation == "paper" else (min(0.0, float(dwi.signal.min())), None)
-
-    low = as_slices(dwi.signal, axis)
-    fine_shape = [n * f for n, f in zip(dwi.spatial_shape, map(int, in_plane_factors(scale, axis)), strict=True)]
-    signal = np.empty((*fine_shape, dwi.n_volumes), np.float32, order="F")
-    spread = np.zeros_like(signal, order="F") if keep_spread else None
-    fine = as_slices(signal, axis)
-    fine_spread = None if spread is None else as_slices(spread, axis)
-
-    predicted = _predicted_slices(dwi, axis, options.mask)
-    operators = [torch.tensor(interpolation.operator(n, scale, "sinc"), dtype=torch.float32) for n in low.shape[2:]]
-    for index in np.flatnonzero(~predicted):
-        fine[:, index] = (operators[0] @ torch.from_numpy(low[:, index].copy()) @ operators[1].T).numpy()
-    project = _projection(low.shape[2:], scale, card.degradation, device) if options.consistent else None
-
-    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype) if dtype else nullcontext():
-            if not options.ensemble:
-                return network(x, scale).float(), None
-            members = torch.stack([undo(network(do(x), scale).float()) for do, undo in _symmetries()])
-        deviation, mean = torch.std_mean(members, dim=0, correction=0)
+    def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+        size = self.tiles[0].shape[-self.network.view.dimensions :]
+        if x.ndim == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
+            if not self.options.ensemble:
+                return self.network(x, size).float(), None
+            members = []
+            for turn in symmetries(x.shape[2:], size):
+                turned = self.network(turn.forward(x), turn.size(size)).float()
+                members.append(turn.back(turned))
+        deviation, mean = torch.std_mean(torch.stack(members), dim=0, correction=0)
         return mean, deviation
 
-    batch = _Batcher(forward, options.batch_size or (8 if device.type == "cpu" else 256))
-    indices = np.flatnonzero(predicted)
-    volumes = torch.arange(dwi.n_volumes)
-    group = max(1, batch.size // dwi.n_volumes)
-    report = options.progress or (lambda fraction, message: None)
-    report(0.0, f"super-resolving {len(indices)} slices of {dwi.n_volumes} volumes on {device}")
-    k = network.slice_input.neighbours
-    # The outer autocast keeps the weights that the inner one has cast from batch to batch; inference_mode would not.
-    buffers = _buffers_reused() if device.type == "cpu" else nullcontext()
-    with torch.no_grad(), torch.autocast(device.type, enabled=False), buffers:
-        for start in range(0, len(indices), group):
-            if options.cancel and options.cancel():
-                raise Cancelled("Cancelled; nothing was written.")
-            members = indices[start : start + group]
-            slabs = [torch.from_numpy(_slab(low, index, k)).to(device) for index in members]
-            x = torch.cat([assembler(slab, volumes) for slab in slabs])
-            repeated = volumes.repeat(len(members))
-            for part, mean, deviation in batch(x):
-                images = mean.clamp(*limits) if limits[1] else mean
-                restored = assembler.restore(images, repeated[part])
-                if project is not None:
-                    source = torch.cat([slab[:, k] for slab in slabs])[part].unsqueeze(1)
-                    restored = project(restored, source)
-                elif limits[1] is None:
-                    restored = restored.clamp_min(limits[0])
-                places = (repeated[part].numpy(), np.repeat(members, dwi.n_volumes)[part])
-                fine[places] = restored[:, 0].cpu().numpy()
-                if fine_spread is not None and deviation is not None:
-                    fine_spread[places] = assembler.restore(deviation, repeated[part])[:, 0].cpu().numpy()
-            report((start + len(members)) / len(indices), "super-resolving")
-    affine = refined_affine(dwi.affine, in_plane_factors(scale, axis))
-    return replace(dwi, signal=signal, affine=affine), spread
+    def _usual_batch(self) -> int:
+        images = SLICES_AT_ONCE["cpu" if self.device.type == "cpu" else "other"]
+        if self.network.view.dimensions == 2:
+            return images
+        return max(1, images * USUAL_SLICE // max(int(np.prod(self.tiles[0].shape)), 1) if self.tiles else 1)
 
 
-def as_slices(signal: NDArray, axis: int) -> NDArray:
-    """View of (X, Y, Z, N) as (N, slices, H, W), W the first in-plane axis: no copy, rows contiguous."""
-    first, second = in_plane_axes(axis)
-    return signal.transpose(3, axis, second, first)
+def _check_served(card: Any, scale: Scale, axis: int) -> None:
+    if card.task not in ("super-resolution", "denoising") or not card.serves(scale, axis):
+        served = ", ".join(f"{f:g} x {s:g} x {t:g}" if (f, 1) != (s, t) else f"{f:g}" for f, s, t in card.factors)
+        raise InputError(f"The checkpoint {card.name!r} ({card.task}) serves scales {served or 'none'}, not {scale}.")
 
 
-def _slab(low: NDArray[np.float32], index: int, neighbours: int) -> NDArray[np.float32]:
-    members = np.clip(np.arange(index - neighbours, index + neighbours + 1), 0, low.shape[1] - 1)
-    return low[:, members]
+def _stacked_along(scale: Scale, axis: int) -> int:
+    """The voxel axis that a network of slices leaves alone: the slice axis, else the first that keeps its length."""
+    kept = [a for a in (axis, 0, 1, 2) if scale.factors[a] == 1]
+    if not kept:
+        raise InputError(f"A checkpoint for slices changes two axes at most; the scale {scale} changes all three.")
+    return kept[0]
 
 
-def _predicted_slices(dwi: DWI, axis: int, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
-    if mask is not None and mask.shape != dwi.spatial_shape:
-        raise InputError(f"The mask has matrix {mask.shape}; expected the input's, {dwi.spatial_shape}.")
-    inside = foreground_mask(dwi.signal) & (dwi.signal.any(axis=3)) if mask is None else mask.astype(bool)
-    share = inside.mean(axis=in_plane_axes(axis))
-    return share > 0 if mask is not None else share >= MIN_FOREGROUND
+def _predicted(dwi: DWI, axis: int, mask: NDArray[np.bool_] | None) -> NDArray[np.bool_]:
+    """(X, Y, Z) what is predicted: the mask, or the foreground of slices that show enough of it."""
+    if mask is not None:
+        if mask.shape != dwi.spatial_shape:
+            raise InputError(f"The mask has matrix {mask.shape}; expected the input's, {dwi.spatial_shape}.")
+        return mask.astype(bool)
+    inside = foreground_mask(dwi.signal) & dwi.signal.any(axis=3)
+    shown = inside.mean(axis=in_plane_axes(axis)) >= MIN_FOREGROUND
+    return inside & np.expand_dims(shown, in_plane_axes(axis))
 
 
-class _Batcher:
-    """Run `forward` over a batch in parts; when the device runs out of memory, halve the part and go on."""
-
-    def __init__(self, forward: Callable, size: int) -> None:
-        self.forward = forward
-        self.size = size
-
-    def __call__(self, x: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor, torch.Tensor | None]]:
-        start = 0
-        while start < len(x):
-            part = slice(start, min(start + self.size, len(x)))
-            try:
-                mean, deviation = self.forward(x[part])
-            except (RuntimeError, MemoryError) as error:
-                if not _is_out_of_memory(error):
-                    raise
-                if self.size == 1:
-                    raise ProcessingError(
-                        "A single slice does not fit into the device's memory; close other programs or use the CPU."
-                    ) from error
-                self.size = self.size // 2
-                if x.device.type == "cuda":
-                    torch.cuda.empty_cache()
-                continue
-            yield part, mean, deviation
-            start = part.stop
+def _nearest(inside: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """A mask on the finer grid of the same field of view."""
+    for axis, (n, m) in enumerate(zip(inside.shape, shape, strict=True)):
+        if n != m:
+            inside = inside.take((2 * np.arange(m) + 1) * n // (2 * m), axis=axis)
+    return inside
 
 
-@contextmanager
-def _buffers_reused() -> Iterator[None]:
-    """Let glibc keep what layers free for the next ones: mapped anew, their pages take a tenth of the time and more.
+def _by_tile(tiles: Sequence[Tile], count: int, part: slice) -> Iterator[tuple[Tile, slice, int]]:
+    """What of a part of a batch (tiles x volumes) belongs to each tile: the tile, where in the part, its number."""
+    for number in range(part.start // count, -(-part.stop // count)):
+        first, last = max(part.start, number * count), min(part.stop, (number + 1) * count)
+        yield tiles[number], slice(first - part.start, last - part.start), number
 
-    See mallopt(3). Other C libraries are left alone. Afterwards the memory goes back to the system.
+
+@dataclass(frozen=True)
+class Symmetry:
+    """A flip of images (B, C, *n), and whether rows and columns are exchanged after it."""
+
+    flipped: tuple[int, ...]
+    transposed: bool
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Apply it."""
+        images = images.flip(self.flipped)
+        return images.mT if self.transposed else images
+
+    def back(self, images: torch.Tensor) -> torch.Tensor:
+        """Undo it."""
+        return (images.mT if self.transposed else images).flip(self.flipped)
+
+    def size(self, size: Sequence[int]) -> tuple[int, ...]:
+        """What a size becomes under it."""
+        return (*size[:-2], size[-1], size[-2]) if self.transposed else tuple(size)
+
+
+def symmetries(shape: Sequence[int], size: Sequence[int]) -> list[Symmetry]:
+    """The symmetries under which super-resolution of `shape` to `size` is the same task.
+
+    The eight of the square where both axes of a slice are refined alike, else its four flips; the eight flips of a
+    block.
     """
-    libc = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if libc is None or not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
-        yield
-        return
-    libc.mallopt(_M_MMAP_MAX, 0)
-    libc.mallopt(_M_TRIM_THRESHOLD, -1)
-    try:
-        yield
-    finally:
-        libc.mallopt(_M_MMAP_MAX, 65536)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**26)
-        libc.malloc_trim(0)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text
-
-
-def _symmetries() -> Iterator[tuple[Callable, Callable]]:
-    """The eight symmetries of the square, each with its inverse."""
-    for flips in ((), (-1,), (-2,), (-1, -2)):
-        yield lambda t, f=flips: t.flip(f), lambda t, f=flips: t.flip(f)
-        yield lambda t, f=flips: t.flip(f).mT, lambda t, f=flips: t.mT.flip(f)
-
-
-def _projection(shape: tuple[int, ...], scale: int, model: dict, device: torch.device) -> Callable:
-    """Map (result, input) to the nearest images whose degradation is the input, all (B, 1, H, W)."""
-    name = model.get("model", "kspace")
-    down = [degradation.operator(n * scale, scale, name) for n in shape]
-    up = [np.linalg.pinv(d) for d in down]
-    rows, columns = (torch.tensor(d, dtype=torch.float32, device=device) for d in down)
-    back_rows, back_columns = (torch.tensor(u, dtype=torch.float32, device=device) for u in up)
-
-    def project(result: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return result + back_rows @ (source - rows @ result @ columns.T) @ back_columns.T
-
-    return project
+    axes = [-1 - a for a in range(len(shape))]
+    subsets = [tuple(a for n, a in enumerate(axes) if bits >> n & 1) for bits in range(2 ** len(axes))]
+    alike = len(shape) == 2 and shape[0] * size[1] == shape[1] * size[0]
+    return [
+        Symmetry(flipped, transposed) for flipped in subsets for transposed in ((False, True) if alike else (False,))
+    ]

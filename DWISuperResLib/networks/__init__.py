@@ -1,8 +1,8 @@
 """Architectures behind one registry: a checkpoint holds a name and arguments, `build` makes the network.
 
-A super-resolution network has an attribute `slice_input` (`slices.SliceInput`) and
-`forward(x, scale)`: (B, C, H, W) normalised low-resolution channels, channel 0 the slice itself, to
-(B, 1, scale * H, scale * W). Every architecture
+A network for scans has an attribute `view` (`views.View`) and `forward(x, size)`: normalised channels (B, C, *n) of a
+tile as the view shows it, channel 0 the image itself, to (B, 1, *size), as `torch.nn.functional.interpolate` takes a
+size: a network that keeps the grid is called with its input's. Every architecture
 
 - takes keyword arguments that JSON can hold (numbers, strings, booleans, lists of these), and refuses those
   that make no sense or no network of sane size with `errors.InputError`: they come from files of strangers;
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from torch import nn
+    from torch import Tensor, nn
 
 # Architecture -> module of this package that registers it; imported on first use, since each brings in torch.
 _HOMES = {
@@ -75,6 +75,12 @@ def build(architecture: str, **arguments) -> nn.Module:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         raise InputError(f"Architecture {architecture!r} cannot be built with {arguments}: {error}.") from error
+
+
+def check_keeps_grid(what: str, x: Tensor, size: Sequence[int]) -> None:
+    """InputError unless `size` is that of the images `x` (B, C, *n)."""
+    if tuple(size) != tuple(x.shape[2:]):
+        raise InputError(f"{what} keeps the grid of {tuple(x.shape[2:])} pixels; it cannot make {tuple(size)} of it.")
 
 
 def fold(network: nn.Module) -> nn.Module:

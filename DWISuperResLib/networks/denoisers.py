@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ..errors import InputError, MissingDependencyError
-from . import register
-from .views import SliceInput
+from . import check_keeps_grid, register
+from .views import SliceView
 
 
 class _Denoiser(nn.Module):
@@ -20,15 +20,14 @@ class _Denoiser(nn.Module):
     """Of what the body wants height and width to be multiples, at least `smallest`."""
     smallest = 1
 
-    def __init__(self, body: nn.Module, slice_input: SliceInput) -> None:
+    def __init__(self, body: nn.Module, view: SliceView) -> None:
         super().__init__()
-        self.slice_input = slice_input
+        self.view = view
         self.body = body
 
-    def forward(self, x: Tensor, scale: int) -> Tensor:
-        """Denoise (B, C, H, W) to (B, 1, H, W); `scale` is 1."""
-        if scale != 1:
-            raise InputError(f"A denoiser keeps the grid, so it serves scale 1, not {scale}.")
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Denoise (B, C, H, W) to (B, 1, H, W); `size` is (H, W)."""
+        check_keeps_grid("A denoiser", x, size)
         height, width = x.shape[-2:]
         missing = [max(self.smallest, n + -n % self.multiple) - n for n in (width, height)]
         padded = functional.pad(x, (0, missing[0], 0, missing[1]), mode="replicate")
@@ -43,17 +42,17 @@ class DnCNN(_Denoiser):
     ----------
     layers, width : int
     neighbours, guidance
-        See `slices.SliceInput`.
+        See `views.SliceView`.
     """
 
     def __init__(self, layers: int = 17, width: int = 64, neighbours: int = 0, guidance: Sequence[str] = ()) -> None:
         _check_sizes(layers=(layers, 2), width=(width, 1))
-        slice_input = SliceInput(neighbours, tuple(guidance))
-        body: list[nn.Module] = [nn.Conv2d(slice_input.channels, width, 3, padding=1), nn.ReLU(inplace=True)]
+        view = SliceView(neighbours, tuple(guidance))
+        body: list[nn.Module] = [nn.Conv2d(view.channels, width, 3, padding=1), nn.ReLU(inplace=True)]
         for _ in range(layers - 2):
             body += [nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
         body.append(nn.Conv2d(width, 1, 3, padding=1))
-        super().__init__(nn.Sequential(*body), slice_input)
+        super().__init__(nn.Sequential(*body), view)
 
 
 @register("residual")
@@ -64,18 +63,18 @@ class ResidualNetwork(_Denoiser):
     ----------
     blocks, width : int
     neighbours, guidance
-        See `slices.SliceInput`.
+        See `views.SliceView`.
     """
 
     def __init__(self, blocks: int = 8, width: int = 64, neighbours: int = 0, guidance: Sequence[str] = ()) -> None:
         _check_sizes(blocks=(blocks, 1), width=(width, 1))
-        slice_input = SliceInput(neighbours, tuple(guidance))
+        view = SliceView(neighbours, tuple(guidance))
         body = nn.Sequential(
-            nn.Conv2d(slice_input.channels, width, 3, padding=1),
+            nn.Conv2d(view.channels, width, 3, padding=1),
             *(_Block(width) for _ in range(blocks)),
             nn.Conv2d(width, 1, 3, padding=1),
         )
-        super().__init__(body, slice_input)
+        super().__init__(body, view)
 
 
 class _Block(nn.Module):
@@ -98,7 +97,7 @@ class SwinDenoiser(_Denoiser):
     features : int
         Channels on the finest level, a multiple of 12 up to 96.
     neighbours, guidance
-        See `slices.SliceInput`.
+        See `views.SliceView`.
     """
 
     multiple = 32
@@ -113,11 +112,11 @@ class SwinDenoiser(_Denoiser):
             ) from error
         if features not in range(12, 97, 12):
             raise InputError(f"features is {features!r}; expected a multiple of 12 up to 96.")
-        slice_input = SliceInput(neighbours, tuple(guidance))
+        view = SliceView(neighbours, tuple(guidance))
         # Its constructor reads values of tensors, which "meta" tensors lack.
         with torch.device("cpu"):
-            body = SwinUNETR(in_channels=slice_input.channels, out_channels=1, feature_size=features, spatial_dims=2)
-        super().__init__(body, slice_input)
+            body = SwinUNETR(in_channels=view.channels, out_channels=1, feature_size=features, spatial_dims=2)
+        super().__init__(body, view)
 
 
 def _check_sizes(**sizes: tuple[int, int]) -> None:

@@ -19,7 +19,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from ..errors import InputError, ProcessingError
 from . import register
-from .views import SliceInput
+from .views import SliceView
 
 # How the slice is brought to its full size: mode and align_corners of `functional.interpolate`. The paper's choice
 # moves every pixel but the central one, by up to half a pixel (x2) or a whole one (x3) at the edges.
@@ -56,7 +56,7 @@ class DynamicUNet(nn.Module):
             raise InputError(f"upsampling is {upsampling!r}; expected one of {', '.join(_UPSAMPLING)}.")
         if len(output_range) != 2 or not output_range[0] < output_range[1]:
             raise InputError(f"output_range is {output_range}; expected (lowest, highest).")
-        self.slice_input = SliceInput()
+        self.view = SliceView()
         self.upsampling = upsampling
         self.output_range = tuple(output_range)
         self.encoder = resnet18(weights=None)
@@ -74,12 +74,11 @@ class DynamicUNet(nn.Module):
         self.residual2 = _conv(99, 99, 3, relu=False)
         self.head = _conv(99, 3, 1, relu=False, bias_std=0.01)
 
-    def forward(self, x: Tensor, scale: int) -> Tensor:
-        """Super-resolve normalised slices (B, 1, H, W) to (B, 1, scale H, scale W)."""
-        if scale != 1:
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Super-resolve normalised slices (B, 1, H, W) to (B, 1, *size)."""
+        if tuple(size) != tuple(x.shape[-2:]):
             mode, align_corners = _UPSAMPLING[self.upsampling]
-            size = (x.shape[-2] * scale, x.shape[-1] * scale)
-            x = functional.interpolate(x, size, mode=mode, align_corners=align_corners)
+            x = functional.interpolate(x, tuple(size), mode=mode, align_corners=align_corners)
         return self.refine(x.expand(-1, 3, -1, -1))[:, :1]
 
     def refine(self, image: Tensor) -> Tensor:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
 
 from ..errors import InputError
-from ..resampling.upsamplers import mirrored_sinc
+from ..resampling.operators import operator
 from . import register
-from .views import SliceInput
+from .views import SliceView
 
 
 @register("sr_unet")
@@ -36,7 +35,7 @@ class SRUNet(nn.Module):
     blocks : sequence of int
         Residual blocks per level, finest first; the finest level has that many again on the way up.
     neighbours, guidance
-        See `slices.SliceInput`.
+        See `views.SliceView`.
     band_limited : bool
         Low resolution means a smaller k-space matrix (degradation model kspace). Off where the input is blurred or
         aliased and the network has to mend that too.
@@ -58,11 +57,11 @@ class SRUNet(nn.Module):
             )
         if width * 2 ** len(blocks) > 4096:
             raise InputError(f"width {width} on {len(blocks)} levels is over 4096 channels; take fewer.")
-        self.slice_input = SliceInput(neighbours, tuple(guidance))
+        self.view = SliceView(neighbours, tuple(guidance))
         self.scales = tuple(scales)
         self.band_limited = band_limited
         widths = [width * 2**level for level in range(len(blocks))]
-        self.head = nn.Conv2d(self.slice_input.channels, width, 3, padding=1)
+        self.head = nn.Conv2d(self.view.channels, width, 3, padding=1)
         self.encoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
         self.down = nn.ModuleList(nn.Conv2d(fine, coarse, 2, stride=2) for fine, coarse in pairwise(widths))
         self.bottom = _stage(widths[-1], blocks[-1])
@@ -70,11 +69,14 @@ class SRUNet(nn.Module):
         self.decoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
         self.tails = nn.ModuleDict({str(s): _SubPixel(width, s) for s in self.scales})
 
-    def forward(self, x: torch.Tensor, scale: int) -> torch.Tensor:
-        """Super-resolve normalised channels (B, C, H, W), channel 0 the slice, to (B, 1, scale H, scale W)."""
-        if str(scale) not in self.tails:
-            raise InputError(f"The network has no head for scale {scale}; it serves {', '.join(self.tails)}.")
+    def forward(self, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+        """Super-resolve normalised channels (B, C, H, W), channel 0 the slice, to (B, 1, *size).
+
+        `size` is a multiple of (H, W) by one of the scales, or less than one pixel of (H, W) off it, as whole pixels
+        over a field of view may ask for.
+        """
         height, width = x.shape[-2:]
+        scale = self._scale_for((height, width), size)
         multiple = 2 ** len(self.down)
         padded = functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         features = self.head(padded)
@@ -86,37 +88,43 @@ class SRUNet(nn.Module):
         features = self.bottom(features)
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             features = stage(functional.pixel_shuffle(up(features), 2).add_(skips.pop()))
-        residual = self.tails[str(scale)](features[..., :height, :width])
-        residual = residual.float()
+        residual = resized(self.tails[str(scale)](features[..., :height, :width]).float(), size)
         if self.band_limited:
-            residual = beyond_band(residual, scale)
-        return interpolated(x[:, :1], scale) + residual
+            residual = beyond_band(residual, (height, width))
+        return resized(x[:, :1], size) + residual
+
+    def _scale_for(self, shape: Sequence[int], size: Sequence[int]) -> int:
+        misses = {s: max(abs(m - s * n) for n, m in zip(shape, size, strict=True)) for s in self.scales}
+        best = min(misses, key=misses.__getitem__)
+        if misses[best] >= best:
+            served = ", ".join(map(str, self.scales))
+            raise InputError(
+                f"The network makes images {served} times as large, but was asked for {tuple(size)} of {tuple(shape)} "
+                "pixels; choose one of its scales."
+            )
+        return best
 
 
-def interpolated(images: torch.Tensor, scale: int) -> torch.Tensor:
-    """Mirrored sinc interpolation of (B, 1, H, W) in float32: the base that residuals are added to."""
-    return _separable(images, *(_operators(n, scale, images.device)[0] for n in images.shape[-2:]))
+def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Mirrored sinc interpolation of (B, 1, H, W) to `size`, or its left inverse to fewer pixels, in float32."""
+    pairs = list(zip(images.shape[-2:], size, strict=True))
+    if all(n == m for n, m in pairs):
+        return images.float()
+    rows, columns = (_operator(int(n), int(m), images.device) for n, m in pairs)
+    with torch.autocast(images.device.type, enabled=False):
+        return rows @ images.float() @ columns.T
 
 
-def beyond_band(images: torch.Tensor, scale: int) -> torch.Tensor:
-    """Part of (B, 1, scale H, scale W) that k-space truncation by `scale` removes, in float32."""
-    kept = _separable(images, *(_operators(n // scale, scale, images.device)[1] for n in images.shape[-2:]))
-    return images.float() - interpolated(kept, scale)
+def beyond_band(images: torch.Tensor, coarse: Sequence[int]) -> torch.Tensor:
+    """Part of (B, 1, H, W) that k-space truncation to `coarse` pixels removes, in float32."""
+    return images.float() - resized(resized(images, coarse), images.shape[-2:])
 
 
 @lru_cache(maxsize=64)
-def _operators(n: int, scale: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mirrored sinc interpolation of n samples, (scale n, n), and its left inverse, in float32."""
-    up = mirrored_sinc(n, scale)
+def _operator(n_in: int, n_out: int, device: torch.device) -> torch.Tensor:
     # Kept from call to call; what is made in inference mode could not serve training later.
     with torch.inference_mode(False):
-        make = partial(torch.tensor, dtype=torch.float32, device=device)
-        return make(up), make(np.linalg.pinv(up))
-
-
-def _separable(images: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    with torch.autocast(images.device.type, enabled=False):
-        return rows @ images.float() @ columns.T
+        return torch.tensor(operator(n_in, n_out, "mirrored_sinc"), dtype=torch.float32, device=device)
 
 
 def _start_at_zero(layer: nn.Conv2d) -> None:

@@ -19,8 +19,8 @@ from torch.nn import functional
 
 from ..errors import InputError
 from ..resources import RESOURCES
-from . import register
-from .views import SliceInput
+from . import check_keeps_grid, register
+from .views import SliceView
 
 WIDTHS = (20, 40, 80, 160, 320)
 GROUPS = 10
@@ -69,7 +69,7 @@ class SSFD(nn.Module):
     needed in training only.
     """
 
-    slice_input = SliceInput()
+    view = SliceView()
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,12 +79,12 @@ class SSFD(nn.Module):
         self.mix = nn.ModuleList(nn.Conv2d(thin, thin, 3, padding=1) for _, thin in upwards)
         self.head = nn.Conv2d(WIDTHS[0], 1, 1)
 
-    def forward(self, x: Tensor, scale: int = 1) -> Tensor:
-        """Images (B, 1, H, W) in any unit, sides of at least 16 px; `scale` is 1."""
-        if scale != 1 or x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < 16:
+    def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
+        """Images (B, 1, H, W) in any unit, sides of at least 16 px; `size` is (H, W)."""
+        check_keeps_grid("SSFD", x, size)
+        if x.ndim != 4 or x.shape[1] != 1 or min(x.shape[2:]) < 16:
             raise InputError(
-                f"SSFD got an input of shape {tuple(x.shape)} at scale {scale}; expected (B, 1, H, W) with sides of "
-                "at least 16 px, at scale 1."
+                f"SSFD got an input of shape {tuple(x.shape)}; expected (B, 1, H, W) with sides of at least 16 px."
             )
         shown, mean, deviation = standardise(x)
         outputs, _ = self.encoder(shown)

@@ -1,48 +1,216 @@
-"""What a network is shown of a volume: normalised slices, their neighbours, and guidance from the other directions.
+"""What a network is shown of a volume, and where its answer belongs.
 
-Training and inference both assemble the input here, from a slab: a few adjacent slices of all volumes.
+A view looks at a scan in its `resampling.grid.Frame`, as (volumes, slices, rows, columns), and divides it into tiles: a
+slice, or a block. Training and inference both assemble a network's input here, from a slab: the signal of all volumes
+in a tile, with what the view wants to see around it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from ..dwi import B0_THRESHOLD, shells
 from ..errors import InputError
+from ..registry import Registry
+from ..resampling.operators import operator
+
+if TYPE_CHECKING:
+    import torch
+
+Box = tuple[slice, slice, slice]
 
 
 @dataclass(frozen=True)
-class SliceInput:
-    """The channels a network takes.
+class Tile:
+    """A box of a frame: where it begins and ends along slices, rows and columns."""
+
+    start: tuple[int, int, int]
+    stop: tuple[int, int, int]
+
+    @property
+    def box(self) -> Box:
+        """Index into (..., slices, rows, columns)."""
+        slices, rows, columns = map(slice, self.start, self.stop)
+        return slices, rows, columns
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Its extent along slices, rows, columns."""
+        slices, rows, columns = (b - a for a, b in zip(self.start, self.stop, strict=True))
+        return slices, rows, columns
+
+
+class View(Protocol):
+    """What a network is shown, and where its answer belongs."""
+
+    dimensions: ClassVar[int]
+    """Spatial axes of the network's images: 2 (rows, columns) or 3 (slices, rows, columns)."""
+    guidance: tuple[str, ...]
+
+    @property
+    def channels(self) -> int:
+        """Number of input channels; channel 0 is the image itself."""
+
+    @property
+    def context(self) -> int:
+        """Images of the same volume that are shown, the tile's own in the middle."""
+
+    def tiles(self, shape: Sequence[int], inside: NDArray[np.bool_]) -> list[Tile]:
+        """Tiles of the fine grid `shape` that show anything of `inside`, a mask on that grid; all of equal extent."""
+
+    def slab(self, low: NDArray, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
+        """(N, context, *n) signal of the coarse `low` (N, slices, rows, columns) that a tile of the fine grid shows."""
+
+    def weight(self, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32] | None:
+        """Weight of a tile's answer where tiles overlap, up to a factor; None: tiles do not overlap."""
+
+    def describe(self) -> dict[str, Any]:
+        """Plain JSON values for a checkpoint's card."""
+
+
+@dataclass(frozen=True)
+class SliceView:
+    """Slices, one by one, on the coarse grid within the slice.
 
     Parameters
     ----------
     neighbours : int
-        Adjacent slices of the same volume on either side.
-    guidance : tuple of {"q_smooth", "mean_b0", "mean_dwi"}
-        Images made from all volumes of the same slice. q_smooth is the volume's own contrast with less noise: the
-        least-squares fit of an even polynomial in the direction to its shell, evaluated at its own direction.
+        Adjacent slices of the same volume on either side, 0 to 8.
+    guidance : tuple of str
+        Of `GUIDANCE`: images made from all volumes of the same slice.
     """
 
     neighbours: int = 0
     guidance: tuple[str, ...] = ()
+    dimensions: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "guidance", tuple(self.guidance))
-        if unknown := set(self.guidance) - set(_GUIDANCE):
-            raise InputError(f"Unknown guidance {sorted(unknown)}; expected some of {', '.join(_GUIDANCE)}.")
+        object.__setattr__(self, "guidance", _checked_guidance(self.guidance))
         if self.neighbours not in range(9):
             raise InputError(f"neighbours is {self.neighbours!r}; expected 0 to 8 slices on either side.")
 
     @property
+    def context(self) -> int:
+        """The slice and its neighbours."""
+        return 1 + 2 * self.neighbours
+
+    @property
     def channels(self) -> int:
-        """Number of input channels: the slice, its neighbours, the guidance images."""
-        return 1 + 2 * self.neighbours + len(self.guidance)
+        """The slice, its neighbours, the guidance images."""
+        return self.context + len(self.guidance)
+
+    def tiles(self, shape: Sequence[int], inside: NDArray[np.bool_]) -> list[Tile]:
+        """A tile for each slice that shows anything of `inside` (slices, rows, columns)."""
+        shown = np.flatnonzero(inside.any(axis=(1, 2)))
+        return [Tile((int(s), 0, 0), (int(s) + 1, int(shape[1]), int(shape[2]))) for s in shown]
+
+    def slab(self, low: NDArray, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
+        """(N, 1 + 2 neighbours, H, W) around a slice of `low` (N, slices, H, W); beyond the ends the last repeats."""
+        position, k = tile.start[0], self.neighbours
+        members = np.clip(np.arange(position - k, position + k + 1), 0, low.shape[1] - 1)
+        return np.ascontiguousarray(low[:, members], np.float32)
+
+    def weight(self, tile: Tile, shape: Sequence[int]) -> None:
+        """Slices do not overlap."""
+
+    def describe(self) -> dict[str, Any]:
+        """For a checkpoint's card."""
+        return {"kind": "slice", "neighbours": self.neighbours, "guidance": list(self.guidance)}
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """Blocks of the volume, interpolated to the fine grid, so that any factors along any axes are served.
+
+    Parameters
+    ----------
+    size : int
+        Edge of a block in voxels of the fine grid.
+    overlap : int
+        Of adjacent blocks, in voxels. They are blended over the middle half of it, so with four times the network's
+        reach, or more, the result does not depend on how the volume is divided.
+    guidance : tuple of str
+        Of `GUIDANCE`: images made from all volumes of the same block.
+    kernel : str
+        How blocks are interpolated, see `resampling.operators.operator`.
+    """
+
+    size: int = 64
+    overlap: int = 16
+    guidance: tuple[str, ...] = ()
+    kernel: str = "bspline"
+    dimensions: ClassVar[int] = 3
+    context: ClassVar[int] = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "guidance", _checked_guidance(self.guidance))
+        if type(self.size) is not int or type(self.overlap) is not int or not 0 <= 2 * self.overlap <= self.size <= 512:
+            raise InputError(
+                f"The blocks have size {self.size!r} and overlap {self.overlap!r}; expected a size up to 512 voxels "
+                "and an overlap of at most half of it."
+            )
+
+    @property
+    def channels(self) -> int:
+        """The block and the guidance images."""
+        return 1 + len(self.guidance)
+
+    def tiles(self, shape: Sequence[int], inside: NDArray[np.bool_]) -> list[Tile]:
+        """Overlapping blocks over the whole grid, those without anything of `inside` left out."""
+        edges = [min(self.size, int(n)) for n in shape]
+        starts = [_starts(int(n), edge, self.overlap) for n, edge in zip(shape, edges, strict=True)]
+        found = []
+        for place in product(*starts):
+            stop = tuple(start + edge for start, edge in zip(place, edges, strict=True))
+            tile = Tile((place[0], place[1], place[2]), (stop[0], stop[1], stop[2]))
+            if inside[tile.box].any():
+                found.append(tile)
+        return found
+
+    def slab(self, low: NDArray, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
+        """(N, 1, d, h, w): the part of `low` (N, slices, rows, columns), interpolated to `shape`, that a tile shows."""
+        part: NDArray = low
+        for axis, (n, m, kept) in enumerate(zip(low.shape[1:], shape, tile.box, strict=True), start=1):
+            rows = operator(int(n), int(m), self.kernel)[kept].astype(np.float32)
+            used = np.flatnonzero(np.abs(rows).max(0) > 1e-7)
+            window = slice(int(used[0]), int(used[-1]) + 1)
+            part = part[(slice(None),) * axis + (window,)]
+            part = np.moveaxis(np.tensordot(rows[:, window], part, axes=(1, axis)), 0, axis)
+        return np.ascontiguousarray(part[:, None], np.float32)
+
+    def weight(self, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
+        """One inside; towards another block it falls to zero over the middle half of the overlap."""
+        ramps = []
+        for start, stop, n in zip(tile.start, tile.stop, shape, strict=True):
+            ramp = np.ones(stop - start)
+            width = min(self.overlap, stop - start)
+            if width:
+                rising = np.clip(((np.arange(width) + 0.5) / width - 0.25) * 2, 1e-6, 1)
+                if start > 0:
+                    ramp[:width] *= rising
+                if stop < n:
+                    ramp[-width:] *= rising[::-1]
+            ramps.append(ramp)
+        return np.einsum("i,j,k->ijk", *ramps).astype(np.float32)
+
+    def describe(self) -> dict[str, Any]:
+        """For a checkpoint's card."""
+        return {
+            "kind": "block", "size": self.size, "overlap": self.overlap, "guidance": list(self.guidance),
+            "kernel": self.kernel,
+        }  # fmt: skip
+
+
+def _starts(n: int, edge: int, overlap: int) -> list[int]:
+    """Where blocks of `edge` begin on an axis of n voxels, so that they overlap by `overlap` or more and fill it."""
+    count = -(-max(n - overlap, 1) // max(edge - overlap, 1)) if n > edge else 1
+    return sorted({round(i * (n - edge) / max(count - 1, 1)) for i in range(count)})
 
 
 @dataclass(frozen=True)
@@ -77,47 +245,50 @@ def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
     return mean >= mean.mean()
 
 
-class SliceAssembler:
-    """Turn a slab of signal into network input for one scan.
+class Assembler:
+    """Turn slabs of one scan into network input, and network output back into signal.
 
     Parameters
     ----------
-    slice_input : SliceInput
-    bvals, bvecs : arrays (N,), (N, 3)
+    view : View
+    bvals, bvecs : arrays (N,) in s/mm², (N, 3)
     normalisation : Normalisation
     """
 
     def __init__(
         self,
-        slice_input: SliceInput,
+        view: View,
         bvals: NDArray[np.float64],
         bvecs: NDArray[np.float64],
         normalisation: Normalisation,
     ) -> None:
-        self.slice_input = slice_input
+        import torch
+
+        self.view = view
         self.offset = normalisation.offset
         self.gains = torch.from_numpy(normalisation.gains)
-        matrices = [_GUIDANCE[name](bvals, bvecs, normalisation.gains) for name in slice_input.guidance]
+        matrices = [GUIDANCE[name](bvals, bvecs, normalisation.gains) for name in view.guidance]
         self._guidance = torch.from_numpy(np.stack(matrices).astype(np.float32)) if matrices else None
 
-    def __call__(self, slab: torch.Tensor, volumes: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Assemble channels: the slice, neighbours in the order -1, +1, -2, +2, ..., guidance.
+    def show(self, slab: torch.Tensor, volumes: Sequence[int] | torch.Tensor) -> torch.Tensor:
+        """Assemble channels: the image, its neighbours in the order -1, +1, -2, +2, ..., guidance.
 
         Parameters
         ----------
-        slab : tensor, shape (N, 1 + 2 * neighbours, H, W)
-            Signal of every volume, the slice itself in the middle.
+        slab : tensor, shape (N, context, *n)
+            Signal of every volume, the image itself in the middle.
         volumes : sequence of int, length B
 
         Returns
         -------
-        tensor, shape (B, channels, H, W)
+        tensor, shape (B, channels, *n)
         """
-        k = self.slice_input.neighbours
+        import torch
+
+        k = self.view.context // 2
         order = [k] + [k + side * step for step in range(1, k + 1) for side in (-1, 1)]
         volumes = torch.as_tensor(volumes, device=slab.device)
-        gains = self.gains.to(slab.device)[volumes].view(-1, 1, 1, 1)
-        channels = (slab[volumes][:, order] - self.offset) * gains
+        channels = (slab[volumes][:, order] - self.offset) * self._gains_of(volumes, slab)
         if self._guidance is None:
             return channels
         guidance = self._guidance.to(slab.device)[:, volumes]
@@ -125,9 +296,14 @@ class SliceAssembler:
         return torch.cat((channels, images.transpose(0, 1)), dim=1)
 
     def restore(self, images: torch.Tensor, volumes: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Network intensity (B, 1, H, W) back to signal."""
-        gains = self.gains.to(images.device)[torch.as_tensor(volumes, device=images.device)]
-        return images / gains.view(-1, 1, 1, 1) + self.offset
+        """Network intensity (B, 1, *n) back to signal."""
+        return images / self._gains_of(volumes, images) + self.offset
+
+    def _gains_of(self, volumes: Sequence[int] | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
+        import torch
+
+        gains = self.gains.to(like.device)[torch.as_tensor(volumes, device=like.device)]
+        return gains.view(-1, *(1,) * (like.ndim - 1))
 
 
 def shell_fit(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -147,17 +323,41 @@ def shell_fit(bvals: NDArray[np.float64], bvecs: NDArray[np.float64]) -> NDArray
     return matrix
 
 
-def _q_smooth(bvals, bvecs, gains) -> NDArray[np.float64]:
+Guidance = Callable[[NDArray[np.float64], NDArray[np.float64], NDArray[np.float32]], NDArray[np.float64]]
+GUIDANCE: Registry[Guidance] = Registry("guidance")
+"""Each makes, of b-values, directions and gains, the matrix (N, N) from all signals to an image for each volume."""
+
+
+@GUIDANCE.register("q_smooth")
+def _q_smooth(
+    bvals: NDArray[np.float64], bvecs: NDArray[np.float64], gains: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """The volume's own contrast with less noise: `shell_fit`, evaluated at its own direction."""
     return shell_fit(bvals, bvecs) * gains[:, None]
 
 
-def _mean_of(weighted: NDArray[np.bool_], gains) -> NDArray[np.float64]:
-    row = weighted * gains / max(weighted.sum(), 1)
+@GUIDANCE.register("mean_b0")
+def _mean_b0(bvals: NDArray[np.float64], bvecs: NDArray[np.float64], gains: NDArray[np.float32]) -> NDArray[np.float64]:
+    return _mean_of(bvals <= B0_THRESHOLD, gains)
+
+
+@GUIDANCE.register("mean_dwi")
+def _mean_dwi(
+    bvals: NDArray[np.float64], bvecs: NDArray[np.float64], gains: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    return _mean_of(bvals > B0_THRESHOLD, gains)
+
+
+def _mean_of(members: NDArray[np.bool_], gains: NDArray[np.float32]) -> NDArray[np.float64]:
+    row = members * gains / max(members.sum(), 1)
     return np.tile(row, (len(gains), 1))
 
 
-_GUIDANCE = {
-    "q_smooth": _q_smooth,
-    "mean_b0": lambda bvals, bvecs, gains: _mean_of(bvals <= B0_THRESHOLD, gains),
-    "mean_dwi": lambda bvals, bvecs, gains: _mean_of(bvals > B0_THRESHOLD, gains),
-}
+def _checked_guidance(names: Sequence[str]) -> tuple[str, ...]:
+    """The names as a tuple; each at most once, since they come from files of strangers."""
+    found = tuple(names)
+    for name in found:
+        GUIDANCE.find(name)
+    if len(set(found)) < len(found):
+        raise InputError(f"The guidance names {max(found, key=found.count)} more than once; name each image once.")
+    return found

@@ -1,33 +1,49 @@
-"""High resolution to low resolution: what a scanner set to larger in-plane voxels would have measured.
-
-As in `interpolation`, every model is one matrix per axis; low-resolution sample j is centred on its cell, at
-high-resolution index (j + 1/2) * scale - 1/2.
-"""
+"""High resolution to low resolution: what a scanner set to larger voxels would have measured."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from . import upsamplers as interpolation
-from .grid import in_plane_axes, in_plane_factors, pad_to_multiple, refined_affine, slice_axis
+from ..registry import Registry
+from .grid import in_plane_axes, slice_axis
+from .operators import Matrix, gaussian, map_volumes, operator
+from .scale import Scale, ScaleLike
 
 if TYPE_CHECKING:
     from ..dwi import DWI
 
-MODELS = ("kspace", "gaussian", "area", "paper")
-FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
+
+@dataclass(frozen=True)
+class Degradation:
+    """How resolution is lost along one axis.
+
+    Attributes
+    ----------
+    summary : str
+        One line for people.
+    matrix : callable (n_in, n_out, fwhm) -> array (n_out, n_in)
+        `fwhm` in input samples, for models that have a width; None: their own default.
+    has_width : bool
+    """
+
+    summary: str
+    matrix: Callable[[int, int, float | None], Matrix]
+    has_width: bool = False
+
+
+DEGRADATIONS: Registry[Degradation] = Registry("degradation")
+"""Degradations by name."""
 
 
 def degrade(
     dwi: DWI,
-    scale: int,
+    scale: ScaleLike,
     *,
     model: str = "kspace",
     axis: int | str | None = None,
@@ -35,24 +51,23 @@ def degrade(
     snr: float | None = None,
     seed: int = 0,
 ) -> DWI:
-    """Lower the in-plane resolution by an integer factor.
-
-    A matrix that is no multiple of `scale` is first extended at its far end by repeating the last voxels, so that
-    every low-resolution voxel is exactly `scale` times larger; `grid.crop` undoes it after super-resolution.
+    """Lower the resolution of a scan.
 
     Parameters
     ----------
     dwi : DWI
-    scale : int
-        In-plane factor, 1 to 5.
-    model : {"kspace", "gaussian", "area", "paper"}
-        kspace keeps the central 1/scale of k-space (a scanner with a smaller matrix); gaussian blurs; area averages;
-        paper is cubic decimation without anti-aliasing, as Lohr & Werner 2026 (arXiv:2605.15895) made their data.
+    scale : Scale, number, str or three numbers
+        How much coarser: 2 (in-plane), "2.5", "1x1x3": see `Scale.parse`. The result has the whole number of voxels
+        nearest to n / factor along each axis, over exactly the same field of view.
+    model : str
+        One of `DEGRADATIONS`. "kspace" keeps the centre of k-space (a scanner with a smaller matrix); "gaussian"
+        blurs; "area" averages; "paper" is cubic decimation without anti-aliasing, as Lohr & Werner 2026
+        (arXiv:2605.15895) made their data.
     axis : optional
         Slice axis, see `grid.slice_axis`.
-    fwhm : float or pair, optional
-        For gaussian: full width at half maximum in mm, one value or one for each in-plane axis in ascending order;
-        default the low-resolution voxel size.
+    fwhm : float or three floats, optional
+        For models with a width: full width at half maximum in mm, one for all axes that become coarser (in-plane
+        where none does), or one for each voxel axis (0: none). By default the low-resolution voxel size.
     snr : float, optional
         Add Rician noise to the result: its standard deviation is the mean b0 signal of the foreground divided by
         `snr` (Gudbjartsson & Patz 1995, doi:10.1002/mrm.1910340618).
@@ -66,57 +81,59 @@ def degrade(
     Raises
     ------
     InputError
-        For an unknown model, a scale outside 1 to 5, a blur or an SNR that is not positive.
+        For an unknown model, an impossible scale, a blur or an SNR that is not positive.
     """
-    interpolation.check_scale(scale)
+    degradation = DEGRADATIONS.find(model)
     axis = slice_axis(dwi, axis)
-    axes = in_plane_axes(axis)
-    if fwhm is not None and model != "gaussian":
-        raise InputError(f"fwhm belongs to the gaussian model and was given with {model!r}; leave one of them out.")
-    widths = np.broadcast_to(np.asarray(fwhm if fwhm is not None else dwi.voxel_sizes[list(axes)] * scale, float), 2)
+    scale = Scale.parse(scale, dwi, axis)
+    if fwhm is not None and not degradation.has_width:
+        raise InputError(f"fwhm has no meaning for the degradation {model!r}; leave it out, or use gaussian.")
     if snr is not None and not snr > 0:
         raise InputError(f"The SNR is {snr!r}; expected a positive number.")
-    factors = tuple(int(f) for f in in_plane_factors(scale, axis))
-    signal = pad_to_multiple(dwi.signal, factors)
+    shape = scale.coarse_shape(dwi.spatial_shape)
+    widths = _widths(dwi, shape, fwhm, axis)
     operators = {
-        a: operator(signal.shape[a], scale, model, float(w / dwi.voxel_sizes[a]) if model == "gaussian" else None)
-        for a, w in zip(axes, widths, strict=True)
+        a: degradation.matrix(n, m, width or None)
+        for a, (n, m, width) in enumerate(zip(dwi.spatial_shape, shape, widths, strict=True))
+        if n != m or width
     }
-    coarse = interpolation.map_volumes(signal, operators)
+    coarse = map_volumes(dwi.signal, operators)
     if snr is not None:
         sigma = foreground_b0(dwi) / snr
         rng = np.random.default_rng(seed)
         for n in range(coarse.shape[3]):
             coarse[..., n] = rician(coarse[..., n], sigma, rng)
-    affine = refined_affine(dwi.affine, [1 / f for f in factors])
-    return replace(dwi, signal=coarse, affine=affine)
+    return replace(dwi, signal=coarse, affine=scale.coarsen(dwi.affine, dwi.spatial_shape))
 
 
-@lru_cache(maxsize=64)
-def operator(n: int, scale: int, model: str, fwhm: float | None = None) -> NDArray[np.float64]:
-    """(n / scale, n) matrix that lowers the resolution of one axis of n samples, n a multiple of scale.
-
-    `fwhm` is that of the gaussian model, in high-resolution voxels.
-    """
-    coarse = n // scale
-    centres = np.arange(coarse, dtype=np.float64) * scale + (scale - 1) / 2
-    if model == "kspace":
-        # The left inverse of zero filling: a crop of k-space with the half-voxel shift in phase, gain corrected.
-        matrix = np.asarray(np.linalg.pinv(interpolation.operator(coarse, scale, "sinc")), np.float64)
-    elif model == "area":
-        matrix = np.repeat(np.eye(coarse), scale, axis=1) / scale
-    elif model == "paper":
-        # OpenCV's cubic has a = -0.75 and repeats the border sample.
-        matrix = interpolation.sample_kernel(n, centres, lambda x: interpolation.keys_kernel(x, -0.75), 2, clamp=True)
-    elif model == "gaussian":
-        sigma = (scale if fwhm is None else fwhm) / FWHM_PER_SIGMA
-        if not sigma > 0:
-            raise InputError(f"The Gaussian's width is {fwhm!r} voxels; expected a positive number.")
-        matrix = interpolation.sample_kernel(n, centres, lambda x: np.exp(-0.5 * (x / sigma) ** 2), 4 * sigma + 1)
+def _widths(dwi: DWI, shape: Sequence[int], fwhm: float | Sequence[float] | None, axis: int) -> list[float]:
+    """Full width at half maximum of each voxel axis in input samples; 0 where the axis is left to the model."""
+    if fwhm is None:
+        return [0.0, 0.0, 0.0]
+    if isinstance(fwhm, int | float):
+        blurred = [a for a in range(3) if shape[a] != dwi.spatial_shape[a]] or list(in_plane_axes(axis))
+        wanted = [float(fwhm) if a in blurred else 0.0 for a in range(3)]
+        valid = fwhm > 0
     else:
-        raise InputError(f"The degradation model is {model!r}; expected one of {', '.join(MODELS)}.")
-    matrix.setflags(write=False)
-    return matrix
+        wanted = [float(w) for w in fwhm]
+        valid = len(wanted) == 3 and min(wanted) >= 0 < max(wanted)
+    if not valid or not np.isfinite(wanted).all():
+        raise InputError(f"fwhm is {fwhm!r}; expected a positive width in mm, or one for each voxel axis.")
+    return [width / float(size) for width, size in zip(wanted, dwi.voxel_sizes, strict=True)]
+
+
+def _of_kernel(kernel: str) -> Callable[[int, int, float | None], Matrix]:
+    return lambda n_in, n_out, fwhm: operator(n_in, n_out, kernel)
+
+
+DEGRADATIONS["kspace"] = Degradation("a smaller matrix: the centre of k-space", _of_kernel("sinc"))
+DEGRADATIONS["gaussian"] = Degradation(
+    "a Gaussian blur",
+    lambda n_in, n_out, fwhm: gaussian(n_in, n_out, n_in / n_out if fwhm is None else fwhm),
+    has_width=True,
+)
+DEGRADATIONS["area"] = Degradation("the mean over the larger voxel", _of_kernel("area"))
+DEGRADATIONS["paper"] = Degradation("cubic decimation without anti-aliasing", _of_kernel("opencv_cubic"))
 
 
 def foreground_b0(dwi: DWI) -> float:

@@ -6,7 +6,8 @@ centres, and a change of voxel size moves the centre of the first cell.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,8 +28,8 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
     ----------
     dwi : DWI
     axis : {0, 1, 2, "i", "j", "k"}, optional
-        Set by hand. Else the axis of largest voxel spacing (by more than 1 %), else the acquisition axis the file
-        names, else 2.
+        Set by hand. Else the axis that the file names, unless the spacing along another is larger by more than 10 %;
+        else the axis of largest spacing (by more than 1 %); else 2.
 
     Raises
     ------
@@ -41,17 +42,69 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
         if axis in (0, 1, 2) and not isinstance(axis, bool):
             return int(axis)
         raise InputError(f"The slice axis is {axis!r}; expected i, j or k.")
+    named, thickest = dwi.acquisition_axis, _thickest_axis(dwi)
+    if named is None:
+        return 2 if thickest is None else thickest
+    return thickest if thickest is not None and dwi.voxel_sizes[thickest] > 1.1 * dwi.voxel_sizes[named] else named
+
+
+def slice_axis_is_assumed(dwi: DWI) -> bool:
+    """Whether nothing in the scan tells its slice axis, neither its header nor its voxel sizes."""
+    return dwi.acquisition_axis is None and _thickest_axis(dwi) is None
+
+
+def _thickest_axis(dwi: DWI) -> int | None:
     sizes = dwi.voxel_sizes
     largest = int(np.argmax(sizes))
-    if sizes[largest] > 1.01 * np.delete(sizes, largest).max():
-        return largest
-    return 2 if dwi.acquisition_axis is None else dwi.acquisition_axis
+    return largest if sizes[largest] > 1.01 * np.delete(sizes, largest).max() else None
 
 
 def in_plane_axes(axis: int) -> tuple[int, int]:
     """The two voxel axes within a slice, in ascending order."""
     first, second = (a for a in range(3) if a != axis)
     return first, second
+
+
+@dataclass(frozen=True)
+class Frame:
+    """How a voxel array is looked at slice by slice, the same way however the scan is stored.
+
+    Rows and columns are the voxel axes nearest to anatomy's, left-right before back-front before down-up as columns,
+    and run to the left, the front and up: so networks see a slice the same way in a file stored as LAS, RAS or PSR, and
+    a file in LAS order, as DICOM converters write, as it lies in memory.
+
+    Attributes
+    ----------
+    order : three ints
+        Voxel axes that become slices, rows, columns.
+    flipped : three bools
+        Whether slices, rows, columns run against their voxel axis.
+    """
+
+    order: tuple[int, int, int]
+    flipped: tuple[bool, bool, bool]
+
+    @classmethod
+    def of(cls, affine: NDArray[np.float64], axis: int) -> Frame:
+        """The frame of a grid whose slices are stacked along voxel axis `axis`."""
+        from nibabel.orientations import io_orientation
+
+        anatomical, direction = io_orientation(affine).T
+        rows, columns = sorted((a for a in range(3) if a != axis), key=lambda a: -anatomical[a])
+        towards = (-1, 1, 1)  # left, front, up, in R, A, S
+        order = axis, rows, columns
+        slices, rows, columns = (bool(direction[a] != towards[int(anatomical[a])]) for a in order)
+        return cls(order, (slices, rows, columns))
+
+    def view(self, array: NDArray) -> NDArray:
+        """View of (X, Y, Z) as (slices, rows, columns), of (X, Y, Z, N) as (N, slices, rows, columns): no copy."""
+        turned = array.transpose(*range(3, array.ndim), *self.order)
+        return turned[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flipped))]
+
+    def along(self, values: Sequence) -> tuple:
+        """What belongs to the voxel axes, such as a shape, in the order (slices, rows, columns)."""
+        slices, rows, columns = (values[a] for a in self.order)
+        return slices, rows, columns
 
 
 def in_plane_factors(scale: float, axis: int) -> tuple[float, float, float]:
@@ -120,25 +173,6 @@ def pad_to_multiple(array: NDArray, factors: Sequence[int]) -> NDArray:
 def crop(array: NDArray, shape: Sequence[int]) -> NDArray:
     """View of the leading axes cut at the far end to `shape`."""
     return array[tuple(slice(0, n) for n in shape)]
-
-
-def apply_operators(array: NDArray, operators: Mapping[int, NDArray]) -> NDArray[np.float32]:
-    """Multiply each given axis by its matrix: a separable linear resampling.
-
-    Parameters
-    ----------
-    array : array
-        Any shape; (X, Y, Z) or (X, Y, Z, N) here.
-    operators : mapping of axis to array (n_out, n_in)
-
-    Returns
-    -------
-    array of float32, the axes' lengths changed from n_in to n_out.
-    """
-    result = np.asarray(array, dtype=np.float32)
-    for axis, operator in operators.items():
-        result = np.moveaxis(np.tensordot(operator.astype(np.float32), result, axes=(1, axis)), 0, axis)
-    return result
 
 
 def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("reference", "test")) -> None:

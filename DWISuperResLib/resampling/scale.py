@@ -13,13 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
+from . import MAX_FACTOR
 from .grid import regridded_affine, slice_axis
 
 if TYPE_CHECKING:
     from ..dwi import DWI
-
-MAX_FACTOR = 5
-"""Along an axis; beyond, an interpolated scan is the same picture in more memory."""
 
 Shape = tuple[int, int, int]
 ScaleLike: TypeAlias = "Scale | int | float | str | Sequence[float]"
