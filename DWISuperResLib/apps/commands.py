@@ -158,13 +158,13 @@ def evaluate(arguments: argparse.Namespace, report: Reporter) -> None:
         report.status("Loading the networks")
         from ..evaluation.evaluate import evaluate
         from ..evaluation.report import write_report
-        from ..resampling.upsamplers import METHODS
+        from ..resampling.upsamplers import UPSAMPLERS
 
         evaluation = evaluate(
             dwi,
             arguments.scale,
             arguments.checkpoint,
-            methods=arguments.methods or METHODS,
+            methods=arguments.methods or tuple(UPSAMPLERS),
             model=arguments.model,
             snr=arguments.snr,
             seed=arguments.seed,

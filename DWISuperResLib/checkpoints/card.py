@@ -12,14 +12,11 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..errors import InputError
 from ..networks import architectures
 from ..resampling import MAX_FACTOR
-
-if TYPE_CHECKING:
-    from ..resampling.scale import Scale
 
 Factors = tuple[float, float, float]
 
@@ -30,8 +27,6 @@ NORMALISATIONS = ("volume", "paper")
 
 # Widths, depths and sizes of a slice network sum to far less; more could keep `build` busy for hours.
 _MAX_ARGUMENTS = 8192
-_NEAR = 0.1
-"""Share by which whole voxels may move a factor: 9 voxels of 4.5 low-resolution ones and on."""
 
 
 @dataclass(frozen=True)
@@ -124,16 +119,24 @@ class Card:
         planes = [first for first, second, across in self.factors if first == second and across == 1]
         return tuple(int(f) if f == int(f) else f for f in planes)
 
-    def serves(self, scale: Scale, axis: int) -> bool:
-        """Whether it was trained for a scale, the slices being stacked along voxel axis `axis`.
+    @property
+    def served_text(self) -> str:
+        """The factors for people: in-plane ones as a number, others as three."""
+        return ", ".join(
+            f"{first:g}" if first == second and across == 1 else f"{first:g}x{second:g}x{across:g}"
+            for first, second, across in self.factors
+        )
 
-        A factor that whole voxels over the same field of view ask for in its place counts as served.
+    def serves(self, coarse: Sequence[int], fine: Sequence[int], axis: int) -> bool:
+        """Whether it was trained to bring one matrix to another, the slices being stacked along voxel axis `axis`.
+
+        A matrix that differs by less than a coarse voxel from a factor's counts: whole voxels over the same field of
+        view may ask for it.
         """
-        first, second = (float(f) for a, f in enumerate(scale.factors) if a != axis)
-        wanted = (first, second, float(scale.factors[axis]))
+        order = [a for a in range(3) if a != axis] + [axis]
+        pairs = [(coarse[a], fine[a]) for a in order]
         return any(
-            all(abs(w - f) <= _NEAR * f for w, f in zip(wanted, served, strict=True))
-            and all(w == f for w, f in zip(wanted, served, strict=True) if f == 1)
+            all(m == n if f == 1 else abs(m - f * n) < f for (n, m), f in zip(pairs, served, strict=True))
             for served in self.factors
         )
 
@@ -153,7 +156,7 @@ class Card:
         if not isinstance(fields, dict):
             raise InputError(f"The card is a JSON {type(fields).__name__}; expected an object.")
         known = {f.name: f for f in dataclasses.fields(cls)}
-        first = fields.get("format_version") == 1
+        first = fields.get("format_version") == 1 and fields["format_version"] is not True
         required = ["name", "architecture", "arguments", "scales" if first else "factors", "format_version", "sha256"]
         if missing := [name for name in required if name not in fields]:
             raise InputError(f"The card lacks {', '.join(missing)}; the file is not a checkpoint of this library.")
@@ -173,12 +176,13 @@ class Card:
 
 def describe(card: Card) -> str:
     """The card as text for people, a line a fact; what is not known is left out."""
-    scales = ", ".join(map(_factors_text, card.factors))
+    served = card.served_text.split(", ") if card.factors else []
+    scales = [f"x{text}" if "x" in text else f"x{text} in-plane" for text in served]
     arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in card.arguments.items())
     limits = {name: _range_text(value, "mm") for name, value in card.voxel_sizes.items()}
     lines = {
         "Name": card.name,
-        "Task": f"{card.task} {scales}".strip(),
+        "Task": f"{card.task} {', '.join(scales)}".strip(),
         "Architecture": f"{card.architecture}({arguments})",
         "Normalisation": card.normalisation,
         "Degradation": _facts(card.degradation),
@@ -286,10 +290,3 @@ def _factors(value: Any, task: str) -> tuple[Factors, ...]:
     if not value and task == "super-resolution":
         raise _bad("factors", value, "at least one in-plane factor")
     return tuple(sorted(found))
-
-
-def _factors_text(factors: Factors) -> str:
-    first, second, across = factors
-    if first == second and across == 1:
-        return f"x{first:g} in-plane"
-    return f"{first:g}x{second:g} in-plane, x{across:g} through-plane"

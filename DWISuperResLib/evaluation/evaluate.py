@@ -25,7 +25,7 @@ from ..microstructure import angular_error, brain_mask, compute_maps, principal_
 from ..provenance import signal_hash, versions
 from ..resampling.degradation import degrade
 from ..resampling.grid import AXIS_NAMES, check_same_grid, crop, in_plane_axes, slice_axis
-from ..resampling.upsamplers import METHODS, interpolate
+from ..resampling.upsamplers import UPSAMPLERS, interpolate
 from .selfchecks import Check, self_checks
 
 MAPS = ("fa", "md", "qa", "gfa")
@@ -145,7 +145,7 @@ def evaluate(
     scale: int,
     checkpoints: Sequence[str | Path] = ("default",),
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] = tuple(UPSAMPLERS),
     model: str = "kspace",
     snr: float | None = None,
     seed: int = 0,

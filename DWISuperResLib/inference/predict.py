@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..checkpoints import Checkpoint, load_checkpoint
 from ..errors import Cancelled, InputError
-from ..networks.views import Assembler, Normalisation, Tile, foreground_mask
+from ..networks.views import Assembler, Normalisation, Tile, View, foreground_mask
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
 from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike
@@ -134,28 +134,35 @@ class _Run:
     ) -> None:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
         self.dwi, self.card, self.options = dwi, loaded.card, options
-        axis = slice_axis(dwi, options.axis)
-        self.scale = Scale.parse(scale, dwi, axis)
-        _check_served(self.card, self.scale, axis)
+        self.scale = Scale.parse(scale, dwi, options.axis)
+        kept = [a for a, factor in enumerate(self.scale.factors) if factor == 1]
+        # Lowered in-plane, a scan may be coarser there than along its slices; the factors tell the plane.
+        axis = kept[0] if options.axis is None and len(kept) == 1 else slice_axis(dwi, options.axis)
+        self.shape = self.scale.fine_shape(dwi.spatial_shape)
+        card, shapes = loaded.card, (dwi.spatial_shape, self.shape)
+        if card.task not in ("super-resolution", "denoising") or not card.serves(*shapes, axis):
+            served = card.served_text or "none"
+            raise InputError(f"The checkpoint {card.name!r} ({card.task}) serves scales {served}, not {self.scale}.")
         if options.batch_size is not None and options.batch_size < 1:
             raise InputError(f"The batch size is {options.batch_size}; expected at least 1.")
         self.device = resolve_device(options.device)
         self.dtype = resolve_precision(options.precision, self.device)
-        self.network: Any = loaded.network().to(self.device)
-        if self.network.view.dimensions == 2:
+        network: Any = loaded.network()
+        self.network = network.to(self.device)
+        self.view: View = network.view
+        if self.view.dimensions == 2:
             self.network.to(memory_format=torch.channels_last)
             axis = _stacked_along(self.scale, axis)
         self.frame = Frame.of(dwi.affine, axis)
         self.low = self.frame.view(dwi.signal)
-        self.shape = self.scale.fine_shape(dwi.spatial_shape)
         self.fine = self.frame.along(self.shape)
         inside = self.frame.view(_predicted(dwi, axis, mask))
-        self.tiles: list[Tile] = self.network.view.tiles(self.fine, _nearest(inside, self.fine))
+        self.tiles = self.view.tiles(self.fine, _nearest(inside, self.fine))
 
     def __call__(
         self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
     ) -> tuple[DWI, NDArray[np.float32] | None]:
-        dwi, view = self.dwi, self.network.view
+        dwi, view = self.dwi, self.view
         make = np.zeros if view.dimensions == 3 else np.empty
         signal = make((*self.shape, dwi.n_volumes), np.float32, order="F")
         spread = np.zeros_like(signal, order="F") if keep_spread else None
@@ -171,9 +178,11 @@ class _Run:
         what = "slices" if view.dimensions == 2 else "blocks"
         report(0.0, f"super-resolving {len(self.tiles)} {what} of {dwi.n_volumes} volumes on {self.device}")
         buffers = buffers_reused() if self.device.type == "cpu" else nullcontext()
-        # The outer autocast keeps the weights that the inner one has cast from batch to batch; inference_mode would not.
+        # The outer autocast keeps weights that the inner one has cast from batch to batch; inference_mode would not.
         with torch.no_grad(), torch.autocast(self.device.type, enabled=False), buffers:
-            for done, (tile, volumes, images, deviation) in self._predictions(cancel):
+            for done, (tile, volumes, images, deviation) in self._predictions():
+                if cancel and cancel():
+                    raise Cancelled("Cancelled; nothing was written.")
                 canvas.add(images, tile, volumes)
                 if spreads is not None and deviation is not None:
                     spreads.add(deviation, tile, volumes)
@@ -183,9 +192,9 @@ class _Run:
                 canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
         return replace(dwi, signal=signal, affine=self.scale.refine(dwi.affine, dwi.spatial_shape)), spread
 
-    def _predictions(self, cancel: Callable[[], bool] | None) -> Iterator[tuple[float, tuple]]:
+    def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
-        dwi, view = self.dwi, self.network.view
+        dwi, view = self.dwi, self.view
         normalisation = Normalisation.measure(dwi.signal, self.card.normalisation)
         assembler = Assembler(view, dwi.bvals, dwi.bvecs, normalisation)
         lowest = min(0.0, float(dwi.signal.min()))
@@ -195,8 +204,6 @@ class _Run:
         group = max(1, batch.size // count)
         volumes = torch.arange(count)
         for start in range(0, len(self.tiles), group):
-            if cancel and cancel():
-                raise Cancelled("Cancelled; nothing was written.")
             tiles = self.tiles[start : start + group]
             slabs = [torch.from_numpy(view.slab(self.low, tile, self.fine)).to(self.device) for tile in tiles]
             x = torch.cat([assembler.show(slab, volumes) for slab in slabs])
@@ -213,7 +220,7 @@ class _Run:
                     yield done, (tile, shown, images[inside], None if spread is None else spread[inside])
 
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        size = self.tiles[0].shape[-self.network.view.dimensions :]
+        size = self.tiles[0].shape[-self.view.dimensions :]
         if x.ndim == 4:
             x = x.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
@@ -228,15 +235,9 @@ class _Run:
 
     def _usual_batch(self) -> int:
         images = SLICES_AT_ONCE["cpu" if self.device.type == "cpu" else "other"]
-        if self.network.view.dimensions == 2:
+        if self.view.dimensions == 2:
             return images
         return max(1, images * USUAL_SLICE // max(int(np.prod(self.tiles[0].shape)), 1) if self.tiles else 1)
-
-
-def _check_served(card: Any, scale: Scale, axis: int) -> None:
-    if card.task not in ("super-resolution", "denoising") or not card.serves(scale, axis):
-        served = ", ".join(f"{f:g} x {s:g} x {t:g}" if (f, 1) != (s, t) else f"{f:g}" for f, s, t in card.factors)
-        raise InputError(f"The checkpoint {card.name!r} ({card.task}) serves scales {served or 'none'}, not {scale}.")
 
 
 def _stacked_along(scale: Scale, axis: int) -> int:

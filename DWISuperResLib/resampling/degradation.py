@@ -76,7 +76,8 @@ def degrade(
 
     Returns
     -------
-    DWI on the coarser grid over the same field of view.
+    DWI on the coarser grid over the same field of view; its acquisition axis is the slice axis, which voxel sizes may
+    no longer tell.
 
     Raises
     ------
@@ -103,7 +104,8 @@ def degrade(
         rng = np.random.default_rng(seed)
         for n in range(coarse.shape[3]):
             coarse[..., n] = rician(coarse[..., n], sigma, rng)
-    return replace(dwi, signal=coarse, affine=scale.coarsen(dwi.affine, dwi.spatial_shape))
+    affine = scale.coarsen(dwi.affine, dwi.spatial_shape)
+    return replace(dwi, signal=coarse, affine=affine, acquisition_axis=axis)
 
 
 def _widths(dwi: DWI, shape: Sequence[int], fwhm: float | Sequence[float] | None, axis: int) -> list[float]:

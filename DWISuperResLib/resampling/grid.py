@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 AXIS_NAMES = ("i", "j", "k")
 
+T = TypeVar("T")
+
 
 def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
     """Voxel axis perpendicular to the slices.
@@ -28,7 +30,7 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
     ----------
     dwi : DWI
     axis : {0, 1, 2, "i", "j", "k"}, optional
-        Set by hand. Else the axis that the file names, unless the spacing along another is larger by more than 10 %;
+        Set by hand. Else the axis that the file names, unless the spacing along one is larger by more than 10 %;
         else the axis of largest spacing (by more than 1 %); else 2.
 
     Raises
@@ -42,10 +44,10 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
         if axis in (0, 1, 2) and not isinstance(axis, bool):
             return int(axis)
         raise InputError(f"The slice axis is {axis!r}; expected i, j or k.")
-    named, thickest = dwi.acquisition_axis, _thickest_axis(dwi)
-    if named is None:
-        return 2 if thickest is None else thickest
-    return thickest if thickest is not None and dwi.voxel_sizes[thickest] > 1.1 * dwi.voxel_sizes[named] else named
+    thickest = _thickest_axis(dwi)
+    if thickest is not None:
+        return thickest
+    return 2 if dwi.acquisition_axis is None else dwi.acquisition_axis
 
 
 def slice_axis_is_assumed(dwi: DWI) -> bool:
@@ -54,9 +56,9 @@ def slice_axis_is_assumed(dwi: DWI) -> bool:
 
 
 def _thickest_axis(dwi: DWI) -> int | None:
-    sizes = dwi.voxel_sizes
+    sizes, margin = dwi.voxel_sizes, 1.01 if dwi.acquisition_axis is None else 1.1
     largest = int(np.argmax(sizes))
-    return largest if sizes[largest] > 1.01 * np.delete(sizes, largest).max() else None
+    return largest if sizes[largest] > margin * np.delete(sizes, largest).max() else None
 
 
 def in_plane_axes(axis: int) -> tuple[int, int]:
@@ -101,7 +103,7 @@ class Frame:
         turned = array.transpose(*range(3, array.ndim), *self.order)
         return turned[(..., *(slice(None, None, -1) if flip else slice(None) for flip in self.flipped))]
 
-    def along(self, values: Sequence) -> tuple:
+    def along(self, values: Sequence[T]) -> tuple[T, T, T]:
         """What belongs to the voxel axes, such as a shape, in the order (slices, rows, columns)."""
         slices, rows, columns = (values[a] for a in self.order)
         return slices, rows, columns

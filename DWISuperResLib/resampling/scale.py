@@ -25,7 +25,7 @@ ScaleLike: TypeAlias = "Scale | int | float | str | Sequence[float]"
 
 @dataclass(frozen=True)
 class Scale:
-    """One factor of 1 to `MAX_FACTOR` for each voxel axis.
+    """One factor of at least 1 for each voxel axis.
 
     A factor is what was asked for. A grid has whole voxels and keeps its field of view, so what an axis of n voxels
     really gets is n_out / n with n_out the whole number nearest to factor * n: see `fine_shape` and `refine`.
@@ -37,7 +37,7 @@ class Scale:
     Raises
     ------
     InputError
-        If there are not three factors, or one lies outside 1 to `MAX_FACTOR`.
+        If there are not three factors, or one is below 1.
 
     Examples
     --------
@@ -49,11 +49,8 @@ class Scale:
     factors: tuple[Fraction, Fraction, Fraction]
 
     def __post_init__(self) -> None:
-        if len(self.factors) != 3 or not all(1 <= f <= MAX_FACTOR for f in self.factors):
-            raise InputError(
-                f"The scale has the factors {', '.join(_text(f) for f in self.factors)}; expected three, each from 1 "
-                f"to {MAX_FACTOR}."
-            )
+        if len(self.factors) != 3 or min(self.factors) < 1:
+            raise self._impossible()
 
     @classmethod
     def of(cls, *factors: float | Fraction) -> Scale:
@@ -73,6 +70,18 @@ class Scale:
         return cls.of(*(1 if a == axis else factor for a in range(3)))
 
     @classmethod
+    def of_slices(cls, first: float | Fraction, second: float | Fraction, across: float | Fraction, axis: int) -> Scale:
+        """Factors along both axes within a slice, in ascending order, and along the slice axis.
+
+        Examples
+        --------
+        >>> str(Scale.of_slices(2, 2, 3, axis=0))
+        '3x2x2'
+        """
+        in_plane = iter((first, second))
+        return cls.of(*(across if a == axis else next(in_plane) for a in range(3)))
+
+    @classmethod
     def between(cls, coarse: Sequence[int], fine: Sequence[int]) -> Scale:
         """The exact factors that lead from one matrix to another over the same field of view."""
         first, second, third = (Fraction(m, n) for n, m in zip(coarse, fine, strict=True))
@@ -80,7 +89,7 @@ class Scale:
 
     @classmethod
     def parse(cls, value: ScaleLike, dwi: DWI, axis: int | str | None = None) -> Scale:
-        """Understand a scale as users write it.
+        """Understand a scale as users write it, up to `MAX_FACTOR`.
 
         Parameters
         ----------
@@ -100,6 +109,13 @@ class Scale:
         """
         if isinstance(value, Scale):
             return value
+        scale = cls._parsed(value, dwi, axis)
+        if max(scale.factors) > MAX_FACTOR:
+            raise scale._impossible()
+        return scale
+
+    @classmethod
+    def _parsed(cls, value: int | float | str | Sequence[float], dwi: DWI, axis: int | str | None) -> Scale:
         if isinstance(value, str):
             text = value.strip().lower()
             numbers = [_fraction(part) for part in text.removesuffix("mm").split("x")]
@@ -140,6 +156,12 @@ class Scale:
     def coarsen(self, affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
         """Affine of the coarser grid, given that and the matrix of the finer one."""
         return regridded_affine(affine, shape, self.coarse_shape(shape))
+
+    def _impossible(self) -> InputError:
+        return InputError(
+            f"The scale has the factors {', '.join(_text(f) for f in self.factors)}; expected three, each from 1 to "
+            f"{MAX_FACTOR}."
+        )
 
     def __str__(self) -> str:
         return "x".join(_text(f) for f in self.factors)

@@ -28,7 +28,7 @@ from ..metrics.rank import rank_correlation, reader_agreement
 from ..microstructure import angular_error, compute_maps, principal_direction
 from ..resampling.degradation import degrade
 from ..resampling.grid import crop, in_plane_axes
-from ..resampling.upsamplers import METHODS, interpolate
+from ..resampling.upsamplers import UPSAMPLERS, interpolate
 from .base import Progress, Row, remember, write_page, write_table
 from .metric_page import conclusions, page_sections
 from .scoring import Case, add_noise, open_case
@@ -170,7 +170,7 @@ def plan_versions(
         served = {c: read_card(c).name for c in checkpoints if scale in read_card(c).scales}
         for level in (None, *snr):
             suffix = "" if level is None else f" SNR {level:g}"
-            for method in METHODS if level is None else ("linear", "sinc"):
+            for method in UPSAMPLERS if level is None else ("linear", "sinc"):
                 versions[f"x{scale} {method}{suffix}"] = _restored(scale, "kspace", level, seed, method=method)
             for checkpoint, name in served.items():
                 versions[f"x{scale} {name}{suffix}"] = _restored(scale, "kspace", level, seed, checkpoint=checkpoint)
@@ -326,8 +326,8 @@ def _restored(
 
 
 def _blurred(case: Case, width: float) -> DWI:
-    sizes = case.dwi.voxel_sizes[list(in_plane_axes(case.axis))]
-    return degrade(case.dwi, 1, model="gaussian", axis=case.axis, fwhm=[float(width * s) for s in sizes])
+    widths = [0.0 if a == case.axis else width * float(s) for a, s in enumerate(case.dwi.voxel_sizes)]
+    return degrade(case.dwi, 1, model="gaussian", axis=case.axis, fwhm=widths)
 
 
 def _gridded(case: Case, period: int, amplitude: float, seed: int) -> DWI:

@@ -1,84 +1,223 @@
-"""The training scans: found, divided into subjects, and held as memory-mapped slices."""
+"""The training scans, memory-mapped: any slab or block of any volumes is read without the rest."""
 
 from __future__ import annotations
 
 import glob
 import hashlib
 import json
-import os
 import re
-import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .. import io
 from ..dwi import DWI
-from ..errors import InputError
+from ..errors import DWISuperResError, InputError
 from ..microstructure import brain_mask
 from ..networks.views import Normalisation
-from ..resampling.grid import in_plane_axes, slice_axis
+from ..resampling.grid import Frame, in_plane_axes, slice_axis
+from ..resampling.scale import Scale
 from .configuration import Data
 
-SUFFIXES = (".nii", ".nii.gz", ".nrrd", ".nhdr")
+FINEST_STEP = 20
+"""Factors are taken as fractions with at most this denominator: patches begin where voxels of both grids do."""
 
 
 @dataclass(frozen=True)
 class Scan:
-    """One scan seen along one slice axis, its slices memory-mapped from an uncompressed copy.
+    """One scan, its signal memory-mapped from an uncompressed copy, looked at along one stack of slices.
 
-    `signal` is (S, N, H, W): slice, volume, second and first in-plane axis, so a slice of all volumes is one
-    contiguous read; `mask` is (S, H, W).
+    Attributes
+    ----------
+    path, folder : Path
+        The scan's file, and its copy.
+    axis : int
+        Slice axis.
+    stacked : int
+        Voxel axis along which it is looked at slice by slice: the slice axis, or another for planes that hold it.
+    bvals, bvecs, affine : arrays
+        As of a DWI.
+    normalisation : Normalisation
+    level : float
+        Mean signal of the b0 volumes (of all volumes where there is none) in the brain.
     """
 
     path: Path
     folder: Path
     axis: int
-    shape: tuple[int, int, int, int]
+    stacked: int
     bvals: NDArray[np.float64]
     bvecs: NDArray[np.float64]
     affine: NDArray[np.float64]
     normalisation: Normalisation
     level: float
-    """Mean signal of the b0 volumes (of all volumes where there is none) in the brain."""
 
     # Opened on first use in each process: a memory map sent to a worker would be copied.
     @cached_property
     def signal(self) -> NDArray:
-        return np.load(self.folder / "signal.npy", mmap_mode="r")
+        """(N, slices, rows, columns) in the scan's frame, stored as compactly as its values allow."""
+        return self.frame.view(_mapped(self.folder / "signal.npy"))
 
     @cached_property
     def mask(self) -> NDArray[np.bool_]:
-        return np.load(self.folder / "mask.npy", mmap_mode="r")
+        """(slices, rows, columns) the brain."""
+        return self.frame.view(_mapped(self.folder / "mask.npy"))
+
+    @cached_property
+    def frame(self) -> Frame:
+        """How it is looked at."""
+        return Frame.of(self.affine, self.stacked)
 
     @cached_property
     def brain_area(self) -> NDArray[np.float64]:
-        """(S,) brain pixels of each slice."""
+        """(slices,) brain pixels of each slice."""
         return np.count_nonzero(self.mask, axis=(1, 2)).astype(np.float64)
 
     @property
-    def voxel_sizes(self) -> NDArray[np.float64]:
-        """(3,) mm, along the slice axis last."""
-        sizes = np.linalg.norm(self.affine[:3, :3], axis=0)
-        return np.array([*sizes[list(in_plane_axes(self.axis))], sizes[self.axis]])
+    def count(self) -> int:
+        """Number of volumes."""
+        return len(self.bvals)
+
+    @property
+    def extent(self) -> tuple[int, int, int]:
+        """Slices, rows, columns."""
+        slices, rows, columns = self.mask.shape
+        return slices, rows, columns
+
+    @property
+    def in_plane_sizes(self) -> NDArray[np.float64]:
+        """(2,) voxel sizes in mm within the acquired slices."""
+        return np.linalg.norm(self.affine[:3, :3], axis=0)[list(in_plane_axes(self.axis))]
+
+    @property
+    def slice_spacing(self) -> float:
+        """Voxel size in mm along the slice axis."""
+        return float(np.linalg.norm(self.affine[:3, self.axis]))
+
+    @property
+    def frame_sizes(self) -> NDArray[np.float64]:
+        """(3,) voxel sizes in mm along slices, rows, columns."""
+        return np.array(self.frame.along(np.linalg.norm(self.affine[:3, :3], axis=0)))
+
+    def factors(self, triple: Sequence[float]) -> tuple[Fraction, Fraction, Fraction]:
+        """Of slices, rows and columns, given those within the slices looked at and across them."""
+        first, second, across = (Fraction(f).limit_denominator(FINEST_STEP) for f in triple)
+        return self.frame.along(Scale.of_slices(first, second, across, self.stacked).factors)
 
     def dwi(self) -> DWI:
         """The whole scan, read into memory."""
-        first, second = in_plane_axes(self.axis)
-        order = [source for _, source in sorted(((self.axis, 0), (first, 3), (second, 2), (3, 1)))]
-        signal = np.asfortranarray(self.signal.transpose(order), dtype=np.float32)
-        return DWI(signal, self.affine, self.bvals, self.bvecs)
+        signal = np.asfortranarray(_mapped(self.folder / "signal.npy"), dtype=np.float32)
+        return DWI(signal, self.affine, self.bvals, self.bvecs, self.axis)
 
     def slab(self, position: int, neighbours: int, volumes: NDArray[np.intp] | slice) -> NDArray[np.float32]:
         """(N, 1 + 2 * neighbours, H, W) signal around a slice; beyond the ends the last slice repeats."""
-        slices = np.clip(np.arange(position - neighbours, position + neighbours + 1), 0, self.shape[0] - 1)
-        return np.stack([self.signal[z][volumes] for z in slices], axis=1).astype(np.float32)
+        slices = np.clip(np.arange(position - neighbours, position + neighbours + 1), 0, self.extent[0] - 1)
+        return np.stack([self.signal[volumes, z] for z in slices], axis=1).astype(np.float32)
 
-    def __getstate__(self) -> dict:
+    def whole(self, volumes: NDArray[np.intp] | slice) -> NDArray[np.float32]:
+        """(N, slices, rows, columns) signal of some volumes."""
+        return np.ascontiguousarray(self.signal[volumes], np.float32)
+
+    def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("signal", "mask")}
+
+
+def open_scan(path: Path, cache: Path, normalisation: str, stacked: int | None = None) -> Scan:
+    """Memory-map a scan, writing the copy first if it is not in `cache`.
+
+    Raises
+    ------
+    InputError
+        If the scan cannot be read or shows no brain, or its copy is damaged.
+    """
+    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation)}"
+    if not (folder / "scan.json").is_file():
+        _write_copy(path, folder, normalisation)
+    try:
+        facts = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
+        return Scan(
+            path=path,
+            folder=folder,
+            axis=int(facts["axis"]),
+            stacked=int(facts["axis"]) if stacked is None else stacked,
+            bvals=np.array(facts["bvals"]),
+            bvecs=np.array(facts["bvecs"]),
+            affine=np.array(facts["affine"]),
+            normalisation=Normalisation(facts["offset"], np.array(facts["gains"], np.float32)),
+            level=facts["level"],
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, error) from error
+
+
+def _key(path: Path, normalisation: str) -> str:
+    """Of the image and everything beside it that bears its name: a corrected gradient table is another scan."""
+    stem = path.name.split(".")[0]
+    beside = [p for p in path.parent.iterdir() if p.name.split(".")[0] == stem or p.name in ("bvals", "bvecs")]
+    stamps = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in {path, *beside} if p.is_file())
+    return hashlib.sha256(f"{path}|{stamps}|{normalisation}|frame".encode()).hexdigest()[:16]
+
+
+def _mapped(path: Path) -> NDArray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(path.parent, error) from error
+
+
+def _damaged(folder: Path, error: Exception) -> InputError:
+    return InputError(f"The cached copy {folder} is damaged ({error}); delete that folder, it is made again.")
+
+
+def _write_copy(path: Path, folder: Path, kind: str) -> None:
+    dwi = io.read_dwi(path)
+    mask = brain_mask(dwi)
+    if not mask.any():
+        raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")
+    normalisation = Normalisation.measure(dwi.signal, kind)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    facts = {
+        "axis": slice_axis(dwi),
+        "bvals": dwi.bvals.tolist(),
+        "bvecs": dwi.bvecs.tolist(),
+        "affine": dwi.affine.tolist(),
+        "offset": normalisation.offset,
+        "gains": normalisation.gains.tolist(),
+        "level": _level(dwi, mask),
+    }
+    try:
+        with io.output_directory(folder) as temporary:
+            # As a file holds it, X fastest: a slice of a volume is one piece, a block a few.
+            dtype, shape = _compact_type(dwi), dwi.signal.shape
+            signal = np.lib.format.open_memmap(temporary / "signal.npy", "w+", dtype, shape, fortran_order=True)
+            signal[:] = dwi.signal
+            signal.flush()
+            np.save(temporary / "mask.npy", np.asfortranarray(mask))
+            (temporary / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
+    except DWISuperResError:
+        # Another process has written the same copy meanwhile.
+        if not (folder / "scan.json").is_file():
+            raise
+
+
+def _compact_type(dwi: DWI) -> np.dtype:
+    """Half the size where the values are whole numbers of 16 bits, as scanners write them."""
+    low, high = float(dwi.signal.min()), float(dwi.signal.max())
+    whole = all((volume == np.rint(volume)).all() for volume in np.moveaxis(dwi.signal, 3, 0))
+    if whole and low >= 0 and high <= 65535:
+        return np.dtype(np.uint16)
+    return np.dtype(np.int16 if whole and low >= -32768 and high <= 32767 else np.float32)
+
+
+def _level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
+    volumes = np.flatnonzero(dwi.is_b0) if dwi.is_b0.any() else np.arange(dwi.n_volumes)
+    return float(np.mean([dwi.signal[..., n][mask].mean(dtype=np.float64) for n in volumes]))
 
 
 def find_scans(patterns: list[str], exclude: list[str] | None = None) -> list[Path]:
@@ -157,76 +296,3 @@ def subject_of(path: Path, pattern: str | None) -> str:
     """What a scan's path matches of `pattern`, else of a BIDS `sub-` entity, else the path itself."""
     match = re.search(pattern or r"sub-[A-Za-z0-9]+", str(path))
     return match.group() if match else str(path)
-
-
-def open_scan(path: Path, cache: Path, normalisation: str, axis: int | None = None) -> Scan:
-    """Memory-map a scan's slices, writing the copy first if it is not in `cache`."""
-    stamp = path.stat()
-    key = f"{path}|{stamp.st_size}|{stamp.st_mtime_ns}|{axis}|{normalisation}"
-    folder = cache / f"{path.name.split('.')[0]}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
-    if not folder.is_dir():
-        _write_copy(path, folder, normalisation, axis)
-    facts = json.loads((folder / "scan.json").read_text())
-    return Scan(
-        path=path,
-        folder=folder,
-        axis=facts["axis"],
-        shape=tuple(facts["shape"]),
-        bvals=np.array(facts["bvals"]),
-        bvecs=np.array(facts["bvecs"]),
-        affine=np.array(facts["affine"]),
-        normalisation=Normalisation(facts["offset"], np.array(facts["gains"], np.float32)),
-        level=facts["level"],
-    )
-
-
-def _write_copy(path: Path, folder: Path, kind: str, axis: int | None) -> None:
-    dwi = io.read_dwi(path)
-    axis = slice_axis(dwi, axis)
-    mask = brain_mask(dwi)
-    if not mask.any():
-        raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")
-    first, second = in_plane_axes(axis)
-    slices = dwi.signal.transpose(axis, 3, second, first)
-    normalisation = Normalisation.measure(dwi.signal, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent) as name:
-        temporary = Path(name) / "scan"
-        temporary.mkdir()
-        signal = np.lib.format.open_memmap(
-            temporary / "signal.npy", mode="w+", dtype=_compact_type(dwi), shape=slices.shape
-        )
-        signal[:] = slices
-        signal.flush()
-        np.save(temporary / "mask.npy", np.ascontiguousarray(mask.transpose(axis, second, first)))
-        facts = {
-            "axis": axis,
-            "shape": slices.shape,
-            "bvals": dwi.bvals.tolist(),
-            "bvecs": dwi.bvecs.tolist(),
-            "affine": dwi.affine.tolist(),
-            "offset": normalisation.offset,
-            "gains": normalisation.gains.tolist(),
-            "level": _level(dwi, mask),
-        }
-        (temporary / "scan.json").write_text(json.dumps(facts))
-        try:
-            os.rename(temporary, folder)
-        except OSError:
-            # Another process has written the same copy meanwhile.
-            if not folder.is_dir():
-                raise
-
-
-def _compact_type(dwi: DWI) -> np.dtype:
-    """Half the size where the values are whole numbers of 16 bits, as scanners write them."""
-    low, high = float(dwi.signal.min()), float(dwi.signal.max())
-    whole = all((volume == np.rint(volume)).all() for volume in np.moveaxis(dwi.signal, 3, 0))
-    if whole and low >= 0 and high <= 65535:
-        return np.dtype(np.uint16)
-    return np.dtype(np.int16 if whole and low >= -32768 and high <= 32767 else np.float32)
-
-
-def _level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
-    volumes = np.flatnonzero(dwi.is_b0) if dwi.is_b0.any() else np.arange(dwi.n_volumes)
-    return float(np.mean([dwi.signal[..., n][mask].mean(dtype=np.float64) for n in volumes]))

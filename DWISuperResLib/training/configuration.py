@@ -7,13 +7,36 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+    model_validator,
+)
 from pydantic import ValidationError as PydanticError
 
 from ..errors import InputError
+from ..resampling import MAX_FACTOR
+from ..resampling.degradation import DEGRADATIONS
 
 Range = tuple[float, float]
 Term = dict[str, Any]
+
+
+def _three_factors(value: Any) -> Any:
+    """2 -> (2, 2, 1), in-plane; "1x1x3" -> (1, 1, 3): along both axes of the slice and the slice axis."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return (value, value, 1)
+    return value.split("x") if isinstance(value, str) and "x" in value else value
+
+
+_Factor = Annotated[float, Field(ge=1, le=MAX_FACTOR, allow_inf_nan=False)]
+Factors = Annotated[tuple[_Factor, _Factor, _Factor], BeforeValidator(_three_factors)]
 
 
 class Section(BaseModel):
@@ -25,7 +48,7 @@ class Section(BaseModel):
     def _ranges_ascend(self) -> Self:
         for name, value in self:
             pair = isinstance(value, tuple) and len(value) == 2 and all(isinstance(v, int | float) for v in value)
-            if pair and name != "scales" and value[0] > value[1]:
+            if pair and value[0] > value[1]:
                 raise ValueError(f"{name} is {list(value)}; expected [low, high]")
         return self
 
@@ -44,13 +67,20 @@ class Network(Section):
 class Degradation(Section):
     """How low-resolution data are made from high-resolution data; ranges are drawn from uniformly."""
 
-    models: dict[Literal["kspace", "gaussian", "area", "paper"], PositiveFloat] = Field(
-        default={"kspace": 1.0}, min_length=1, description="models and how often each is drawn"
+    models: dict[str, PositiveFloat] = Field(
+        default={"kspace": 1.0}, min_length=1, description="degradations and how often each is drawn"
     )
     fwhm: Range = Field(default=(0.8, 1.2), description="width of the gaussian model, in low-resolution voxels")
     noise: Range = Field(
         default=(0.0, 0.0), description="Rician noise, standard deviation in percent of the scan's b0 level"
     )
+
+    @field_validator("models")
+    @classmethod
+    def _registered(cls, models: dict[str, float]) -> dict[str, float]:
+        if unknown := set(models) - set(DEGRADATIONS):
+            raise ValueError(f"{min(unknown)!r} is no degradation; choose from {', '.join(DEGRADATIONS)}")
+        return models
 
 
 class Augmentation(Section):
@@ -84,7 +114,9 @@ class Data(Section):
         description="regular expression; scans whose paths match to the same text are one subject",
     )
     cache: Path | None = Field(default=None, description="folder of the memory-mapped copies; default: <output>/cache")
-    axes: Literal["acquisition", "all"] = "acquisition"
+    axes: Literal["acquisition", "all"] = Field(
+        default="acquisition", description="planes that networks of slices train on: as acquired, or all three"
+    )
     weighting: Literal["scan", "size"] = Field(
         default="scan", description="draw scans evenly, or by their slices x volumes"
     )
@@ -173,8 +205,10 @@ class Configuration(Section):
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: Path = Path("training")
     task: Literal["super-resolution", "denoising", "ssfd"] = "super-resolution"
-    scales: tuple[Annotated[int, Field(ge=1, le=5)], ...] = Field(
-        default=(2,), description="factors to train; one listed twice is drawn twice as often"
+    scales: tuple[Factors, ...] = Field(
+        default=((2, 2, 1),),
+        description="factors to train, in-plane (2) or for both axes of the slice and the slice axis (1x1x3); one "
+        "listed twice is drawn twice as often",
     )
     normalisation: Literal["volume", "paper"] = "volume"
     seed: NonNegativeInt = 0
@@ -193,7 +227,7 @@ class Configuration(Section):
     provenance: str = ""
 
     @property
-    def served(self) -> tuple[int, ...]:
+    def served(self) -> tuple[tuple[float, float, float], ...]:
         """The factors, each once."""
         return tuple(sorted(set(self.scales)))
 
@@ -201,15 +235,16 @@ class Configuration(Section):
     def _parts_fit(self) -> Self:
         if not self.scales:
             raise ValueError("scales is empty; expected at least one factor")
-        if self.task == "super-resolution" and min(self.scales) < 2:
-            raise ValueError("super-resolution needs scales from 2 to 5")
-        if self.task != "super-resolution" and self.scales != (1,):
+        if self.task == "super-resolution" and min(map(max, self.scales)) == 1:
+            raise ValueError(f"super-resolution needs scales above 1, up to {MAX_FACTOR}")
+        if self.task != "super-resolution" and self.served != ((1, 1, 1),):
             raise ValueError(f"{self.task} keeps the grid, so scales must be [1]")
         if self.task == "denoising" and self.degradation.noise[1] <= 0:
             raise ValueError("denoising needs degradation.noise above 0 percent")
-        if self.data.patch is not None and self.data.patch < 8 * max(self.scales):
-            raise ValueError(f"data.patch is {self.data.patch}; expected at least {8 * max(self.scales)} pixels")
-        if self.data.margin and (self.data.patch is None or self.data.patch < 4 * self.data.margin * max(self.scales)):
+        largest = max(map(max, self.scales))
+        if self.data.patch is not None and self.data.patch < 8 * largest:
+            raise ValueError(f"data.patch is {self.data.patch}; expected at least {8 * largest:g} pixels")
+        if self.data.margin and (self.data.patch is None or self.data.patch < 4 * self.data.margin * largest):
             raise ValueError(f"data.margin is {self.data.margin}; expected at most a quarter of data.patch / scale")
         return self
 

@@ -20,7 +20,7 @@ def figures(
     baseline_differences: dict[str, NDArray[np.float32]],
 ) -> dict[str, NDArray[np.uint8]]:
     """Images (H, W, 3): reference, interpolation, network side by side; map errors of the last two."""
-    middle = case.low.shape[0] // 2
+    middle = case.reference.spatial_shape[2] // 2
     volume = int(np.argmax(case.reference.bvals))
     shown = [dwi.signal[:, :, middle, volume].T for dwi in (case.reference, baseline, test)]
     white = float(np.percentile(shown[0], 99.5))

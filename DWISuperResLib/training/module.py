@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ..errors import ProcessingError
 from ..losses import CompositeLoss
 from ..losses.pixel import MultiScaleSSIMLoss, SSIMLoss
-from ..resampling.upsamplers import METHODS
+from ..resampling.upsamplers import UPSAMPLERS
 from .configuration import Configuration, Schedule
 from .images import figures
 from .patches import Batch
@@ -24,6 +25,9 @@ from .validation import HIGHER_IS_BETTER, SCORES, Case, classical, predict, scor
 WHITE = {"volume": 4.0, "paper": 1.0}
 """Network intensity that losses see as 1, where feature networks and SSIM have their white: b0 of grey matter is
 about 1 when volumes are divided by their foreground mean, and fluid 3 to 4."""
+
+MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""By the dimensions of a network's images."""
 
 
 class Training(lightning.LightningModule):
@@ -95,10 +99,12 @@ class Training(lightning.LightningModule):
                     parameter.grad = None
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
-        shown = batch["input"].contiguous(memory_format=torch.channels_last)
-        prediction = self.network(shown, batch["scale"]).float()
-        if margin := self.config.data.margin * batch["scale"]:
-            inside = (..., slice(margin, -margin), slice(margin, -margin))
+        shown = batch["input"].contiguous(memory_format=MEMORY_FORMATS[self.network.view.dimensions])
+        size = batch["target"].shape[2:]
+        prediction = self.network(shown, size).float()
+        if self.config.data.margin:
+            margins = [self.config.data.margin * m // n for n, m in zip(shown.shape[2:], size, strict=True)]
+            inside = (..., *(slice(margin, -margin) for margin in margins))
             prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
         with torch.autocast(self.device.type, enabled=False) if self._exact else nullcontext():
             total, parts = self._compare(prediction, batch)
@@ -122,8 +128,8 @@ class Training(lightning.LightningModule):
         for bvals, bvecs in batch["gradients"]:
             rows = slice(first, first + len(bvals))
             first = rows.stop
-            gains = batch["gains"][rows].view(1, -1, 1, 1)
-            offsets = batch["offsets"][rows].view(1, -1, 1, 1)
+            ones = (1,) * (prediction.ndim - 2)
+            gains, offsets = batch["gains"][rows].view(1, -1, *ones), batch["offsets"][rows].view(1, -1, *ones)
             level = (1 / gains + offsets).mean() * white
             seen, wanted = (
                 (images[rows].transpose(0, 1) / gains + offsets) / level for images in (prediction, batch["target"])
@@ -142,20 +148,21 @@ class Training(lightning.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             case = self.trainer.datamodule.case(index)  # type: ignore[attr-defined]
             if index not in self._classical:
-                self._classical[index] = {method: score(case, classical(case, method))[0] for method in METHODS}
-            test = predict(self._forward, case, self.network.slice_input, self.device)
+                self._classical[index] = {method: score(case, classical(case, method))[0] for method in UPSAMPLERS}
+            test = predict(self._forward, case, self.network.view, self.device)
             scores, differences = score(case, test)
             if self.config.validation.images and index == 0:
                 self._show(case, test, differences)
         table = [scores, *self._classical[index].values()]
         self._rows.append(torch.tensor([[row[name] for name in SCORES] for row in table], dtype=torch.float64))
 
-    def _forward(self, shown: Tensor, scale: int) -> Tensor:
+    def _forward(self, shown: Tensor, size: Sequence[int]) -> Tensor:
+        shown = shown.contiguous(memory_format=MEMORY_FORMATS[self.network.view.dimensions])
         with self.trainer.precision_plugin.forward_context():
-            return self.network(shown, scale)
+            return self.network(shown, size)
 
     def on_validation_epoch_end(self) -> None:
-        rows = torch.stack(self._rows) if self._rows else torch.full((1, 1 + len(METHODS), len(SCORES)), math.nan)
+        rows = torch.stack(self._rows) if self._rows else torch.full((1, 1 + len(UPSAMPLERS), len(SCORES)), math.nan)
         self._rows.clear()
         known = ~torch.isnan(rows)
         sums = torch.stack((torch.where(known, rows, 0).sum(0), known.sum(0).to(rows)))

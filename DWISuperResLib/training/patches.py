@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -15,38 +17,30 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
 from ..microstructure.tensor import determines_tensor
-from ..networks.views import SliceAssembler, SliceInput
-from ..resampling import upsamplers as interpolation
+from ..networks.views import Assembler, Tile, View
 from ..resampling.grid import in_plane_axes
+from ..resampling.operators import operator
 from .cache import Scan, divide, open_scan
 from .configuration import Configuration
+from .configuration import Factors as Triple
 from .tasks import TASKS, Slab, separable
 from .validation import Case, prepare
 
 Batch = dict[str, Any]
-UNLUCKY = 100
+DRAWS_BEFORE_GIVING_UP = 100
 """Draws of directions, none of which determines a tensor, after which it is no coincidence."""
 
 
 def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
-    """Coarser slices of `shape` (rows, columns): band-limited, as if acquired with larger voxels."""
-
-    def matrix(n_out: int, n_in: int) -> NDArray[np.float64]:
-        step = n_in / n_out
-        centres = (np.arange(n_out, dtype=np.float64) + 0.5) * step - 0.5
-        lobes = 3 * step
-        return interpolation.sample_kernel(
-            n_in,
-            centres.astype(np.float64),
-            lambda x: np.where(np.abs(x) < lobes, np.sinc(x / step) * np.sinc(x / lobes), 0),
-            lobes,
-        )
-
-    return separable(slab, matrix(shape[0], slab.shape[-2]), matrix(shape[1], slab.shape[-1]))
+    """(..., *n) coarsened to `shape` along its last axes: band-limited, as if acquired with larger voxels."""
+    return separable(
+        slab,
+        [operator(n, m, "antialiased_lanczos") for n, m in zip(slab.shape[-len(shape) :], shape, strict=True)],
+    )
 
 
 def windowed(slab: Slab, alphas: Sequence[float] | NDArray[np.float64]) -> Slab:
-    """Slices under the window alpha + (1 - alpha) cos(2 pi k), k in cycles a pixel, along (rows, columns).
+    """(..., *n) under the window alpha + (1 - alpha) cos(2 pi k), k in cycles a voxel, along each of the last axes.
 
     Scanners filter k-space, each in its own way, and 0.54 is Hamming's window; above 1 it sharpens.
     """
@@ -56,149 +50,227 @@ def windowed(slab: Slab, alphas: Sequence[float] | NDArray[np.float64]) -> Slab:
         shifted = np.pad(np.eye(n), ((1, 1), (0, 0)), mode="symmetric")
         return alpha * np.eye(n) + (1 - alpha) / 2 * (shifted[:-2] + shifted[2:])
 
-    return separable(slab, *(matrix(n, a) for n, a in zip(slab.shape[-2:], alphas, strict=True)))
+    return separable(slab, [matrix(n, a) for n, a in zip(slab.shape[-len(alphas) :], alphas, strict=True)])
+
+
+@dataclass(frozen=True)
+class Place:
+    """A scan, the factors along the axes that a network is shown, and their lengths on the fine grid."""
+
+    scan: Scan
+    factors: tuple[Fraction, ...]
+    shape: tuple[int, ...]
+
+    def cut(self, rng: np.random.Generator) -> list[slice]:
+        """A random region of the fine grid that whole voxels of the coarse one fill."""
+        starts = [int(rng.integers(n % f.numerator + 1)) for n, f in zip(self.shape, self.factors, strict=True)]
+        lengths = [n // f.numerator * f.numerator for n, f in zip(self.shape, self.factors, strict=True)]
+        return [slice(s, s + n) for s, n in zip(starts, lengths, strict=True)]
 
 
 class Batches(Dataset):
     """Batch `index` is a function of (seed, index) alone, so workers, resuming and epochs cannot change it.
 
-    A batch is a dict: input (B, C, h, w) and target (B, 1, H, W) in network intensity, scale, gains and offsets
-    (B,) that lead back to signal, and `gradients`: one (bvals, bvecs) for each run of samples that show one place
-    in several volumes, empty where samples are independent.
+    A batch is a dict: input (B, C, *n) and target (B, 1, *m) in network intensity, gains and offsets (B,) that lead
+    back to signal, and `gradients`: one (bvals, bvecs) for each run of samples that show one place in several volumes,
+    empty where samples are independent.
+
+    Parameters
+    ----------
+    scans : sequence of Scan
+    view : View
+        Of the network.
+    config : Configuration
+    together : int, optional
+        Volumes drawn together at each place; None: one, and every patch has its own place.
     """
 
-    def __init__(
-        self, scans: Sequence[Scan], slice_input: SliceInput, config: Configuration, joint: int | None
-    ) -> None:
-        """`joint`: volumes drawn together at each place; None: one, and every patch has its own place."""
+    def __init__(self, scans: Sequence[Scan], view: View, config: Configuration, together: int | None) -> None:
         self.scans = scans
         self.config = config
-        self.joint = joint
-        self.slice_input = slice_input
-        self.assemblers = [SliceAssembler(slice_input, s.bvals, s.bvecs, s.normalisation) for s in scans]
-        sizes = np.array([1.0 if config.data.weighting == "scan" else s.shape[0] * s.shape[1] for s in scans])
+        self.together = together
+        self.view = view
+        self.assemblers = {id(s): Assembler(view, s.bvals, s.bvecs, s.normalisation) for s in scans}
+        sizes = np.array([1.0 if config.data.weighting == "scan" else s.extent[0] * s.count for s in scans])
         self.chances = sizes / sizes.sum()
 
     def __getitem__(self, index: int) -> Batch:
-        config, data = self.config, self.config.data
-        rng = np.random.default_rng((config.seed, index))
-        scale = int(rng.choice(config.scales))
-        turn = bool(config.augmentation.rotations and rng.random() < 0.5)
+        data, augmentation = self.config.data, self.config.augmentation
+        rng = np.random.default_rng((self.config.seed, index))
+        triple = self.config.scales[int(rng.integers(len(self.config.scales)))]
+        transposed = bool(augmentation.rotations and rng.random() < 0.5)
         chosen = rng.choice(len(self.scans), size=data.slabs, p=self.chances)
         if data.patch is None:
             chosen[:] = chosen[0]
-        factor = float(rng.uniform(*config.augmentation.resample))
-        shapes = [tuple(round(n / factor) for n in self.scans[c].shape[2:]) for c in chosen]
-        edge = data.patch or max(map(max, shapes))
-        patch = tuple(min(edge // scale, min(s[a] for s in shapes) // scale) for a in (0, 1))
-        parts = [self._draw(c, scale, shape, patch, turn, rng) for c, shape in zip(chosen, shapes, strict=True)]
+        coarser = float(rng.uniform(*augmentation.resample))
+        places = [self._place(self.scans[c], triple, coarser) for c in chosen]
+        patch = self._patch(places)
+        parts = [self._draw(place, patch, transposed, rng) for place in places]
         return {
-            "scale": scale,
             "gradients": [g for part in parts for g in part["gradients"]],
             **{k: torch.cat([p[k] for p in parts]) for k in ("input", "target", "gains", "offsets")},
         }
 
-    def _draw(self, chosen: int, scale: int, shape, patch, turn: bool, rng: np.random.Generator) -> Batch:
-        """Patches of one slab."""
-        scan, assembler, data = self.scans[chosen], self.assemblers[chosen], self.config.data
-        augmentation = self.config.augmentation
-        in_brain = rng.random() < data.brain
-        area = scan.brain_area / scan.brain_area.sum() if in_brain else None
-        position = int(rng.choice(scan.shape[0], p=area))
+    def _place(self, scan: Scan, triple: Triple, coarser: float) -> Place:
+        first = 3 - self.view.dimensions
+        factors, extent = scan.factors(triple)[first:], scan.extent[first:]
+        return Place(scan, factors, tuple(round(n / coarser) for n in extent))
+
+    def _patch(self, places: Sequence[Place]) -> tuple[int, ...]:
+        """Extent of the batch's patches on the fine grid: as configured, or what the smallest scan has."""
+        edge = self.config.data.patch or max(max(place.shape) for place in places)
+        return tuple(
+            min(edge, *(place.shape[a] for place in places)) // f.numerator * f.numerator
+            for a, f in enumerate(places[0].factors)
+        )
+
+    def _draw(self, place: Place, patch: tuple[int, ...], transposed: bool, rng: np.random.Generator) -> Batch:
+        """Patches of one slab: a slice with its neighbours, or the volume."""
+        scan = place.scan
+        in_brain = rng.random() < self.config.data.brain
+        position = self._position(scan, in_brain, rng)
         drawn = self._volumes(scan, rng)
         # Without guidance, only the volumes that are drawn are read.
-        shown = np.arange(scan.shape[1]) if self.slice_input.guidance else np.unique(drawn)
-        slab = scan.slab(position, self.slice_input.neighbours, shown)
-        mask = scan.mask[position]
-        if shape != slab.shape[-2:]:
-            slab = lowered(slab, shape)
-            rows, columns = (((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(shape, mask.shape, strict=True))
-            mask = mask[np.ix_(rows, columns)]
-        if augmentation.window != (1, 1) and rng.random() < 0.5:
-            slab = windowed(slab, rng.uniform(*augmentation.window, size=2))
-        gains = scan.normalisation.gains[shown][:, None, None, None]
-        exponent = float(rng.uniform(*augmentation.contrast))
-        if exponent != 1:
-            slab = np.maximum(slab * gains, 0) ** np.float32(exponent) / gains
-        start = [int(rng.integers(n % scale + 1)) for n in shape]
-        stop = [s + n // scale * scale for s, n in zip(start, shape, strict=True)]
-        slab, mask = (
-            slab[..., start[0] : stop[0], start[1] : stop[1]],
-            mask[start[0] : stop[0], start[1] : stop[1]],
-        )
-        low = TASKS[self.config.task](slab, scan, scale, self.config, rng)
-        if self.slice_input.guidance:
-            channels = assembler(torch.from_numpy(low), torch.from_numpy(drawn.ravel()))
-        else:
-            full = np.zeros((scan.shape[1], *low.shape[1:]), np.float32)
-            full[shown] = low
-            channels = assembler(torch.from_numpy(full), torch.from_numpy(drawn.ravel()))
-        target = torch.from_numpy(slab[np.searchsorted(shown, drawn.ravel()), self.slice_input.neighbours])
-        gains_drawn = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
-        target = (target - scan.normalisation.offset) * gains_drawn[:, None, None]
-        inside = np.argwhere(mask)
-        inputs, targets = [], []
+        shown = np.arange(scan.count) if self.view.guidance else np.unique(drawn)
+        slab, mask = self._read(place, position, shown)
+        slab = self._varied(slab, scan.normalisation.gains[shown], len(place.shape), rng)
+        region = place.cut(rng)
+        slab, mask = slab[_last(region)], mask[tuple(region)]
+        channels = self._channels(slab, place, shown, drawn.ravel(), rng)
+        target = torch.from_numpy(slab[np.searchsorted(shown, drawn.ravel()), self.view.context // 2])
+        gains = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
+        target = (target - scan.normalisation.offset) * gains.view(-1, *(1,) * (target.ndim - 1))
+        inside = np.argwhere(mask) if in_brain else None
+        pairs = []
         for first in range(0, drawn.size, drawn.shape[1]):
             samples = slice(first, first + drawn.shape[1])
-            row, column = self._place(inside if in_brain else None, patch, scale, slab.shape[-2:], rng)
-            fine = [slice(scale * o, scale * (o + n)) for o, n in zip((row, column), patch, strict=True)]
-            pair = [
-                channels[samples, :, row : row + patch[0], column : column + patch[1]],
-                target[samples, None, fine[0], fine[1]],
-            ]
-            gain = float(rng.uniform(*augmentation.intensity))
-            flips = [a for a in (-2, -1) if augmentation.flips and rng.random() < 0.5]
-            pair = [torch.flip(p * gain, flips) for p in pair]
-            inputs.append(pair[0].mT if turn else pair[0])
-            targets.append(pair[1].mT if turn else pair[1])
-        tables = [(scan.bvals[v], scan.bvecs[v]) for v in drawn] if self.joint else []
+            box = self._corner(inside, patch, mask.shape, place.factors, rng)
+            pairs.append(self._pair(channels[samples], target[samples, None], box, place.factors, transposed, rng))
         return {
-            "input": torch.cat(inputs),
-            "target": torch.cat(targets),
-            "gains": gains_drawn,
-            "offsets": torch.full_like(gains_drawn, scan.normalisation.offset),
-            "gradients": tables,
+            "input": torch.cat([pair[0] for pair in pairs]),
+            "target": torch.cat([pair[1] for pair in pairs]),
+            "gains": gains,
+            "offsets": torch.full_like(gains, scan.normalisation.offset),
+            "gradients": [(scan.bvals[v], scan.bvecs[v]) for v in drawn] if self.together else [],
         }
+
+    def _position(self, scan: Scan, in_brain: bool, rng: np.random.Generator) -> int:
+        """Which slice; a view of blocks sees them all."""
+        area = scan.brain_area / scan.brain_area.sum() if in_brain else None
+        return int(rng.choice(scan.extent[0], p=area))
+
+    def _read(self, place: Place, position: int, shown: NDArray[np.intp]) -> tuple[Slab, NDArray[np.bool_]]:
+        """(V, context, *n) signal and (*n) brain, brought to the place's shape."""
+        scan = place.scan
+        if self.view.dimensions == 2:
+            slab, mask = scan.slab(position, self.view.context // 2, shown), scan.mask[position]
+        else:
+            slab, mask = scan.whole(shown)[:, None], scan.mask
+        if place.shape != slab.shape[-len(place.shape) :]:
+            nearest = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(place.shape, mask.shape, strict=True)]
+            slab, mask = lowered(slab, place.shape), mask[np.ix_(*nearest)]
+        return slab, np.asarray(mask)
+
+    def _varied(self, slab: Slab, gains: NDArray[np.float32], dimensions: int, rng: np.random.Generator) -> Slab:
+        """Another scanner's k-space filter and contrast."""
+        augmentation = self.config.augmentation
+        if augmentation.window != (1, 1) and rng.random() < 0.5:
+            slab = windowed(slab, rng.uniform(*augmentation.window, size=dimensions))
+        exponent = float(rng.uniform(*augmentation.contrast))
+        if exponent != 1:
+            scaled = gains.reshape(-1, *(1,) * (slab.ndim - 1))
+            slab = np.maximum(slab * scaled, 0) ** np.float32(exponent) / scaled
+        return slab
+
+    def _channels(
+        self, slab: Slab, place: Place, shown: NDArray[np.intp], drawn: NDArray[np.intp], rng: np.random.Generator
+    ) -> torch.Tensor:
+        """(len(drawn), C, *n) what the network is shown of the degraded slab."""
+        low = TASKS[self.config.task](slab, place.scan, place.factors, self.config, rng)
+        if self.view.dimensions == 3:
+            whole = Tile((0, 0, 0), (slab.shape[2], slab.shape[3], slab.shape[4]))
+            low = self.view.slab(low[:, 0], whole, whole.stop)
+        if len(shown) < place.scan.count:
+            full = np.zeros((place.scan.count, *low.shape[1:]), np.float32)
+            full[shown] = low
+            low = full
+        return self.assemblers[id(place.scan)].show(torch.from_numpy(low), torch.from_numpy(drawn))
+
+    def _corner(
+        self,
+        inside: NDArray[np.intp] | None,
+        patch: Sequence[int],
+        shape: Sequence[int],
+        factors: Sequence[Fraction],
+        rng: np.random.Generator,
+    ) -> list[slice]:
+        """Where a patch lies on the fine grid, around a random brain voxel where `inside` lists any."""
+        if inside is None or not len(inside):
+            centre = [int(rng.integers(n)) for n in shape]
+        else:
+            centre = [int(c) for c in inside[rng.integers(len(inside))]]
+        box = []
+        for c, p, n, f in zip(centre, patch, shape, factors, strict=True):
+            start = int(np.clip((c - p // 2) // f.numerator * f.numerator, 0, n - p))
+            box.append(slice(start, start + p))
+        return box
+
+    def _pair(
+        self,
+        channels: torch.Tensor,
+        target: torch.Tensor,
+        box: Sequence[slice],
+        factors: Sequence[Fraction],
+        transposed: bool,
+        rng: np.random.Generator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Input and target of a patch, flipped and turned."""
+        augmentation, axes = self.config.augmentation, range(-len(box), 0)
+        shown = box
+        if self.view.dimensions == 2:
+            shown = [slice(int(b.start / f), int(b.stop / f)) for b, f in zip(box, factors, strict=True)]
+        gain = float(rng.uniform(*augmentation.intensity))
+        flips = [a for a in axes if augmentation.flips and rng.random() < 0.5]
+        pair = [torch.flip(images[_last(place)] * gain, flips) for images, place in ((channels, shown), (target, box))]
+        # Only where rows and columns are refined alike is a turned patch one of the same task.
+        if transposed and factors[-1] == factors[-2]:
+            pair = [images.mT for images in pair]
+        return pair[0], pair[1]
 
     def _volumes(self, scan: Scan, rng: np.random.Generator) -> NDArray[np.intp]:
         """(places, volumes at each) to show."""
-        n, places = scan.shape[1], self.config.data.patches
-        if self.joint is None:
+        n, places = scan.count, self.config.data.patches
+        if self.together is None:
             weighted = scan.bvals > B0_THRESHOLD
             share = self.config.data.b0
             if share is None or weighted.all() or not weighted.any():
                 return rng.integers(n, size=(places, 1))
             chances = np.where(weighted, (1 - share) / weighted.sum(), share / (~weighted).sum())
             return rng.choice(n, size=(places, 1), p=chances)
-        if self.joint >= n:
+        if self.together >= n:
             return np.tile(np.arange(n), (places, 1))
-        return np.array([self._directions(scan, self.joint, rng) for _ in range(places)])
+        return np.array([self._directions(scan, self.together, rng) for _ in range(places)])
 
     @staticmethod
-    def _directions(scan: Scan, joint: int, rng: np.random.Generator) -> NDArray[np.intp]:
-        """`joint` volumes that a tensor can be fitted to, one of them a b0 where there is one."""
+    def _directions(scan: Scan, together: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """`together` volumes that a tensor can be fitted to, one of them a b0 where there is one."""
         b0 = np.flatnonzero(scan.bvals <= B0_THRESHOLD)
-        weighted = np.setdiff1d(np.arange(scan.shape[1]), b0)
-        for _ in range(UNLUCKY):
+        weighted = np.setdiff1d(np.arange(scan.count), b0)
+        for _ in range(DRAWS_BEFORE_GIVING_UP):
             fixed = rng.choice(b0, size=min(1, len(b0)), replace=False) if len(b0) else np.empty(0, int)
-            rest = min(joint - len(fixed), len(weighted))
+            rest = min(together - len(fixed), len(weighted))
             drawn = np.sort(np.concatenate([fixed, rng.choice(weighted, size=rest, replace=False)]))
             if determines_tensor(scan.bvals[drawn], scan.bvecs[drawn]):
                 return drawn
         raise InputError(
-            f"{UNLUCKY} draws of {joint} volumes from {scan.path} had no six independent directions; raise "
-            "data.volumes."
+            f"{DRAWS_BEFORE_GIVING_UP} draws of {together} volumes from {scan.path} had no six independent directions; "
+            "raise data.volumes."
         )
 
-    @staticmethod
-    def _place(inside, patch, scale: int, shape, rng: np.random.Generator) -> tuple[int, int]:
-        """Low-resolution corner of a patch, around a random brain pixel where `inside` lists any."""
-        room = [n // scale - p for n, p in zip(shape, patch, strict=True)]
-        if inside is None or not len(inside):
-            return int(rng.integers(room[0] + 1)), int(rng.integers(room[1] + 1))
-        centre = inside[rng.integers(len(inside))] // scale
-        row, column = (int(np.clip(c - p // 2, 0, r)) for c, p, r in zip(centre, patch, room, strict=True))
-        return row, column
+
+def _last(box: Sequence[slice]) -> tuple[Any, ...]:
+    """Index of a box of the last axes."""
+    return (..., *box)
 
 
 class EpochSampler(Sampler[int]):
@@ -223,44 +295,44 @@ class EpochSampler(Sampler[int]):
 class DWIData(lightning.LightningDataModule):
     """Training batches, and the scans held out."""
 
-    def __init__(self, config: Configuration, slice_input: SliceInput, joint: int | None) -> None:
+    def __init__(self, config: Configuration, view: View, together: int | None) -> None:
         super().__init__()
-        self.config, self.slice_input, self.joint = config, slice_input, joint
+        self.config, self.view, self.together = config, view, together
         self.files, self.held_out = divide(config.data, config.seed)
         self.cache = config.data.cache or config.output / "cache"
 
     def _open(self, path: Path, every_axis: bool) -> list[Scan]:
         first = open_scan(path, self.cache, self.config.normalisation)
-        if not every_axis:
+        if not every_axis or self.view.dimensions == 3:
             return [first]
         others = [open_scan(path, self.cache, self.config.normalisation, a) for a in in_plane_axes(first.axis)]
         # A view lower than a patch, of a scan with few slices, would shrink the patches of its whole batch.
-        return [first, *(view for view in others if min(view.shape[2:]) >= (self.config.data.patch or 0))]
+        return [first, *(view for view in others if min(view.extent[1:]) >= (self.config.data.patch or 0))]
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies; one process a machine does it."""
-        for path in self.files:
-            self._open(path, self.config.data.axes == "all")
-        for path in self.held_out:
+        for path in (*self.files, *self.held_out):
             self._open(path, False)
 
     def setup(self, stage: str) -> None:
+        """Open them."""
         self.scans = [s for path in self.files for s in self._open(path, self.config.data.axes == "all")]
-        for scan in self.scans if self.joint else ():
-            if (self.joint or 0) < 7 or not determines_tensor(scan.bvals, scan.bvecs):
+        for scan in self.scans if self.together else ():
+            if (self.together or 0) < 7 or not determines_tensor(scan.bvals, scan.bvecs):
                 raise InputError(
-                    f"{scan.path} has {scan.shape[1]} volumes, drawn {self.joint} at a time; losses across volumes "
+                    f"{scan.path} has {scan.count} volumes, drawn {self.together} at a time; losses across volumes "
                     "need a b0 and six directions at least, so exclude it or raise data.volumes."
                 )
         self.validation_scans = [s for path in self.held_out for s in self._open(path, False)]
 
     def train_dataloader(self) -> DataLoader:
+        """Batches of the epochs."""
         workers = self.config.data.workers
         length = self.config.schedule.steps_per_epoch * self.config.schedule.accumulate
         return DataLoader(
-            Batches(self.scans, self.slice_input, self.config, self.joint),
+            Batches(self.scans, self.view, self.config, self.together),
             batch_size=None,
-            sampler=EpochSampler(length, *self._place()),
+            sampler=EpochSampler(length, *self._process()),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -268,11 +340,11 @@ class DWIData(lightning.LightningDataModule):
 
     def val_dataloader(self) -> DataLoader:
         """Indices of cases; -1, which scores nothing, keeps a process without any in step with the others."""
-        rank, processes = self._place()
+        rank, processes = self._process()
         count = len(self.validation_scans) * len(self.config.served)
         return DataLoader(list(range(rank, count, processes)) or [-1], batch_size=None)  # type: ignore[arg-type]
 
-    def _place(self) -> tuple[int, int]:
+    def _process(self) -> tuple[int, int]:
         """This process, and how many there are."""
         assert self.trainer is not None
         return self.trainer.global_rank, self.trainer.world_size
@@ -280,5 +352,5 @@ class DWIData(lightning.LightningDataModule):
     def case(self, index: int) -> Case:
         """Slices of held-out scan `index // len(served)` at one scale, the same at every call."""
         scan = self.validation_scans[index // len(self.config.served)]
-        scale = self.config.served[index % len(self.config.served)]
-        return prepare(scan, scale, self.config, self.slice_input, seed=self.config.seed + index)
+        triple = self.config.served[index % len(self.config.served)]
+        return prepare(scan, triple, self.config, self.view, seed=self.config.seed + index)

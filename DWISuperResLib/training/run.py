@@ -23,19 +23,26 @@ from ..inference.predict import resolve_device, resolve_precision
 from ..losses import build_loss
 from ..networks import build
 from ..resampling.degradation import degrade
+from ..resampling.scale import Scale
 from .cache import Scan
-from .configuration import Configuration
-from .module import Training
+from .configuration import Configuration, load_configuration
+from .module import MEMORY_FORMATS, Training
 from .patches import DWIData
 from .validation import HIGHER_IS_BETTER
 
-FREE = {
+MAY_CHANGE = {
     *("resume", "machine", "validation", "licence", "provenance", "output", "data.workers", "data.cache"),
     *("schedule.epochs", "schedule.max_minutes", "schedule.patience"),
 }
 """What may change when a run is resumed; a longer schedule than before is another course of the learning rate."""
-DESCRIBED = 20
-EXPECTED = ("Checkpoint directory .* exists", "Found .* in eval mode", ".*LeafSpec", ".*does not have many workers")
+SCANS_DESCRIBED = 20
+"""On the card, at most."""
+EXPECTED_WARNINGS = (
+    "Checkpoint directory .* exists",
+    "Found .* in eval mode",
+    ".*LeafSpec",
+    ".*does not have many workers",
+)
 """Warnings of Lightning about what is meant: frozen feature networks, batches made faster than steps by one worker."""
 PRECISIONS: dict[torch.dtype | None, Any] = {None: "32-true", torch.bfloat16: "bf16-mixed", torch.float16: "16-mixed"}
 
@@ -68,11 +75,11 @@ def train(config: Configuration) -> Path:
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     network = make_network(config)
     loss = build_loss(config.loss)
-    joint = None
+    together = None
     if loss.needs_gradients or config.data.volumes is not None:
-        joint = config.data.volumes or 10**6
-    data = DWIData(config, network.slice_input, joint)
-    module = Training(config, network.to(memory_format=torch.channels_last), loss)
+        together = config.data.volumes or 10**6
+    data = DWIData(config, network.view, together)
+    module = Training(config, network.to(memory_format=MEMORY_FORMATS[network.view.dimensions]), loss)
     if config.schedule.freeze_epochs and len(module.groups) < 2:
         raise InputError(
             f"schedule.freeze_epochs is {config.schedule.freeze_epochs}, but {config.network.architecture} has no "
@@ -95,7 +102,7 @@ def train(config: Configuration) -> Path:
         (output / "configuration.part").write_text(text, encoding="utf-8")
         (output / "configuration.part").replace(output / "configuration.yaml")
     with warnings.catch_warnings():
-        for message in EXPECTED:
+        for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, data, ckpt_path=last if last.exists() else None, weights_only=True)
     exported = output / f"{config.name}.safetensors"
@@ -116,7 +123,7 @@ def completed(config: Configuration) -> Configuration:
     card = read_card(wanted.start_from)
     arguments = dict(card.arguments)
     if "scales" in arguments:
-        arguments["scales"] = sorted({*arguments["scales"], *config.scales})
+        arguments["scales"] = sorted({*arguments["scales"], *(int(f) for triple in config.scales for f in triple[:2])})
     network = wanted.model_copy(update={"architecture": card.architecture, "arguments": arguments})
     return config.model_copy(update={"network": network})
 
@@ -134,12 +141,15 @@ def make_network(config: Configuration) -> Any:
     if wanted.start_from is not None:
         start(network, wanted.start_from)
     network.eval()
-    for scale in config.served:
-        shown = torch.zeros(1, network.slice_input.channels, 32, 32)
+    view = network.view
+    for triple in config.served:
+        # Any plane or block will do: what matters is that the network makes the size asked for.
+        size = tuple(round(32 * f) for f in triple[: view.dimensions])
+        shown = torch.zeros(1, view.channels, *(size if view.dimensions == 3 else (32, 32)))
         with torch.inference_mode():
-            shape = tuple(network(shown, scale).shape)
-        if shape != (1, 1, 32 * scale, 32 * scale):
-            raise InputError(f"{wanted.architecture} makes {shape} of a 32 x 32 slice at scale {scale}.")
+            shape = tuple(network(shown, size).shape)
+        if shape != (1, 1, *size):
+            raise InputError(f"{wanted.architecture} makes {shape} of {tuple(shown.shape)}; expected {(1, 1, *size)}.")
     return network.train()
 
 
@@ -199,9 +209,11 @@ def make_trainer(config: Configuration, best: ModelCheckpoint, validates: bool) 
 def make_card(config: Configuration, data: DWIData, module: Training, reached: dict[str, Any]) -> Card:
     """The card of a network as it was when `reached` was noted: everything the training knows."""
     scans = data.scans
-    planes = [size for scan in scans for size in scan.voxel_sizes[:2]]
-    finest, coarsest = min(config.scales), max(config.scales) * config.augmentation.resample[1]
-    across = [scan.voxel_sizes[2] for scan in scans]
+    planes = [
+        size * f for scan in scans for size in scan.frame_sizes[1:] for triple in config.served for f in triple[:2]
+    ]
+    across = [scan.frame_sizes[0] * triple[2] for scan in scans for triple in config.served]
+    coarsest = config.augmentation.resample[1]
     weighted = [b for scan in scans for b in scan.bvals]
     holes = {"holes": "16 x 16 px, Poisson-disc distributed, over half of every slice"}
     drawn: dict[str, Any] = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
@@ -211,12 +223,12 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         name=config.name,
         architecture=config.network.architecture,
         arguments=config.network.arguments,
-        scales=config.served,
+        factors=config.served,
         task=config.task,
         normalisation=config.normalisation,
         degradation=degradation | drawn,
         voxel_sizes={
-            "in_plane": [round(min(planes) * finest, 3), round(max(planes) * coarsest, 3)],
+            "in_plane": [round(min(planes), 3), round(max(planes) * coarsest, 3)],
             "slice": [round(min(across), 3), round(max(across), 3)],
         },
         bvals=(min(weighted), max(weighted)),
@@ -241,14 +253,15 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
 
 
 def describe_scans(config: Configuration, scans: list[Scan], model: str | None) -> dict[str, list[float]]:
-    """Ranges of the training scans' statistics at the resolution the network is given, of DESCRIBED scans at most."""
+    """Ranges of the training scans' statistics at the resolution the network is given, of some scans."""
     distinct = list({scan.path: scan for scan in reversed(scans)}.values())
     found = []
-    for scan in distinct[:: -(-len(distinct) // DESCRIBED)]:
+    for scan in distinct[:: -(-len(distinct) // SCANS_DESCRIBED)]:
         dwi = scan.dwi()
         if dwi.is_b0.all():
             continue
-        for scale in config.served:
+        for triple in config.served:
+            scale = Scale.of_slices(*triple, axis=scan.axis)
             low = dwi if model is None else degrade(dwi, scale, model=model, axis=scan.axis)
             found.append(domain_statistics(low, axis=scan.axis))
     return domain_range(found)
@@ -256,15 +269,15 @@ def describe_scans(config: Configuration, scans: list[Scan], model: str | None) 
 
 def check_same_run(config: Configuration, path: Path) -> None:
     """Raise InputError if the run in `path` (configuration.yaml) trained something else than `config` would."""
-    before = yaml.safe_load(path.read_text(encoding="utf-8"))
+    before = load_configuration(path).model_dump(mode="json")
     for section, value in config.model_dump(mode="json").items():
-        if section in FREE:
+        if section in MAY_CHANGE:
             continue
         pairs = value.items() if isinstance(value, dict) else [("", value)]
         for key, now in pairs:
             name = f"{section}.{key}" if key else section
             then = before.get(section, {}).get(key) if key else before.get(section)
-            if name not in FREE and then != now:
+            if name not in MAY_CHANGE and then != now:
                 raise InputError(
                     f"{name} was {then!r} in the run to resume and is {now!r}; set it back or choose another output."
                 )

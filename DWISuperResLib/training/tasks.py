@@ -1,40 +1,51 @@
-"""How a slab of slices becomes what the network is shown of it; the slab itself is the target."""
+"""How a slab becomes what the network is shown of it; the slab itself is the target."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from fractions import Fraction
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..resampling import degradation
+from ..resampling.degradation import DEGRADATIONS, rician
 from .cache import Scan
 from .configuration import Configuration
 
 Slab = NDArray[np.float32]
-Task = Callable[[Slab, Scan, int, Configuration, np.random.Generator], Slab]
+Task = Callable[[Slab, Scan, Sequence[Fraction], Configuration, np.random.Generator], Slab]
+"""Of a slab (..., *n) in signal units and a factor for each of the axes n."""
 
 
-def reduce_resolution(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np.random.Generator) -> Slab:
-    """Super-resolution's input: (..., H, W) lowered by `scale`; model, blur and noise drawn from the ranges."""
+def reduce_resolution(
+    slab: Slab, scan: Scan, factors: Sequence[Fraction], config: Configuration, rng: np.random.Generator
+) -> Slab:
+    """Super-resolution's input: (..., *n) lowered by a factor along each axis; model, blur and noise are drawn."""
     drawn = config.degradation
     models = list(drawn.models)
     chances = np.array([drawn.models[m] for m in models])
-    model = models[rng.choice(len(models), p=chances / chances.sum())]
+    model = DEGRADATIONS.find(models[rng.choice(len(models), p=chances / chances.sum())])
     # In steps of a fiftieth, so that the operators are shared between slabs.
-    width = round(float(rng.uniform(*drawn.fwhm)) * 50) / 50 * scale if model == "gaussian" else None
-    rows, columns = (degradation.operator(n, scale, model, width) for n in slab.shape[-2:])
-    return add_noise(separable(slab, rows, columns), scan, scale, config, rng)
+    width = round(float(rng.uniform(*drawn.fwhm)) * 50) / 50 if model.has_width else None
+    matrices = [
+        None if f == 1 else model.matrix(n, round(n / f), None if width is None else width * float(f))
+        for n, f in zip(slab.shape[-len(factors) :], factors, strict=True)
+    ]
+    return add_noise(separable(slab, matrices), scan, factors, config, rng)
 
 
-def add_noise(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np.random.Generator) -> Slab:
+def add_noise(
+    slab: Slab, scan: Scan, factors: Sequence[Fraction], config: Configuration, rng: np.random.Generator
+) -> Slab:
     """Denoising's input: Rician noise of a drawn percentage of the scan's b0 level."""
     sigma = float(rng.uniform(*config.degradation.noise)) / 100 * scan.level
-    return degradation.rician(slab, sigma, rng) if sigma > 0 else slab
+    return rician(slab, sigma, rng) if sigma > 0 else slab
 
 
-def cut_holes(slab: Slab, scan: Scan, scale: int, config: Configuration, rng: np.random.Generator) -> Slab:
+def cut_holes(
+    slab: Slab, scan: Scan, factors: Sequence[Fraction], config: Configuration, rng: np.random.Generator
+) -> Slab:
     """Inpainting's input (SSFD, https://openreview.net/forum?id=dgMvTzf6M_3): squares set to the background, 0."""
     shape = slab.shape[-2:]
     kept = np.stack([~holes(shape, rng) for _ in range(slab[..., 0, 0].size)])
@@ -58,11 +69,21 @@ def holes(shape: Sequence[int], rng: np.random.Generator, side: int = 16, share:
 
 
 TASKS: dict[str, Task] = {"super-resolution": reduce_resolution, "denoising": add_noise, "ssfd": cut_holes}
-"""Each makes (..., H / scale, W / scale) from (..., H, W), in signal units."""
+"""By the configuration's name of the task."""
 
 
-def separable(slab: Slab, rows: NDArray, columns: NDArray) -> Slab:
-    """Multiply the last two axes of `slab` by a matrix each."""
+def separable(slab: Slab, matrices: Sequence[NDArray[np.float64] | None]) -> Slab:
+    """Multiply the last axes of `slab` by a matrix each; None leaves an axis."""
     # torch's products, unlike NumPy's, keep to the one thread that a loader's worker has.
-    left, right = (torch.from_numpy(operator.astype(np.float32)) for operator in (rows, columns.T))
-    return (left @ (torch.from_numpy(slab.astype(np.float32, copy=False)) @ right)).numpy()
+    result = torch.from_numpy(slab.astype(np.float32, copy=False))
+    for axis, matrix in zip(range(-1, -len(matrices) - 1, -1), reversed(matrices), strict=True):
+        if matrix is None:
+            continue
+        operator = torch.from_numpy(matrix.astype(np.float32))
+        if axis == -1:
+            result = result @ operator.T
+        elif axis == -2:
+            result = operator @ result
+        else:
+            result = torch.tensordot(operator, result, dims=([1], [result.ndim + axis])).movedim(0, axis)
+    return result.contiguous().numpy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -12,19 +13,21 @@ from numpy.typing import NDArray
 from ..dwi import DWI
 from ..errors import InputError
 from ..evaluation.compare import compare
+from ..inference.canvas import Canvas
 from ..metrics import image_scores
-from ..networks.views import SliceAssembler, SliceInput
-from ..resampling import upsamplers as interpolation
+from ..networks.views import Assembler, View
+from ..resampling.scale import Scale
+from ..resampling.upsamplers import interpolate
 from .cache import Scan
-from .configuration import Configuration
+from .configuration import Configuration, Factors
 from .tasks import TASKS
 
 SCORES = ("psnr", "ssim", "nrmse", "fa_error", "qa_error")
 """PSNR in dB, SSIM, RMSE over the mean signal, mean absolute errors of FA and QA; all in the brain."""
 
 HIGHER_IS_BETTER = ("psnr", "ssim")
-AT_ONCE = 64
-"""Volumes the network is given at a time."""
+VOLUMES_AT_A_TIME = 64
+"""That the network is given."""
 
 
 class Case(NamedTuple):
@@ -32,48 +35,60 @@ class Case(NamedTuple):
 
     reference: DWI
     mask: NDArray[np.bool_]
-    low: NDArray[np.float32]
-    """(slices, N, 1 + 2 * neighbours, h, w)"""
-    scale: int
+    coarse: DWI
+    """What interpolation starts from."""
+    slabs: list[NDArray[np.float32]]
+    """Of each slice (N, context, h, w); of a view of blocks the whole stack (N, slices, h, w)."""
     scan: Scan
 
 
-def prepare(scan: Scan, scale: int, config: Configuration, slice_input: SliceInput, seed: int) -> Case:
-    """Lower the resolution of slices spread over the brain, the same way every time."""
-    wanted = np.linspace(0, 1, config.validation.slices + 2)[1:-1]
-    share = np.cumsum(scan.brain_area) / scan.brain_area.sum()
-    positions = np.unique(np.searchsorted(share, wanted))
+def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed: int) -> Case:
+    """Lower the resolution of slices, the same way every time: spread over the brain, or a stack for blocks."""
+    factors = scan.factors(triple)
     rng = np.random.default_rng(seed)
-    low = []
-    for position in positions:
-        slab = scan.slab(int(position), slice_input.neighbours, slice(None))
-        missing = [(0, -n % scale) for n in slab.shape[-2:]]
-        low.append(TASKS[config.task](np.pad(slab, [(0, 0), (0, 0), *missing], "edge"), scan, scale, config, rng))
-    signal = scan.signal[positions].astype(np.float32)
-    return Case(_as_dwi(signal, scan), scan.mask[positions].transpose(2, 1, 0), np.stack(low), scale, scan)
+    count = min(config.validation.slices, scan.extent[0])
+    if view.dimensions == 2:
+        wanted = np.linspace(0, 1, count + 2)[1:-1]
+        share = np.cumsum(scan.brain_area) / scan.brain_area.sum()
+        positions = np.unique(np.searchsorted(share, wanted))
+        slabs = [
+            TASKS[config.task](scan.slab(int(p), view.context // 2, slice(None)), scan, factors[1:], config, rng)
+            for p in positions
+        ]
+        coarse = np.stack([slab[:, view.context // 2] for slab in slabs])
+    else:
+        start = int(np.argmax(np.convolve(scan.brain_area, np.ones(count), "valid")))
+        positions = np.arange(start, start + count)
+        stack = np.ascontiguousarray(scan.signal[:, start : start + count], np.float32)
+        slabs = [TASKS[config.task](stack, scan, factors, config, rng)]
+        coarse = slabs[0].swapaxes(0, 1)
+    signal = scan.signal[:, positions].astype(np.float32).swapaxes(0, 1)
+    reference, mask = _as_dwi(signal, scan, scan.frame_sizes), scan.mask[positions].transpose(2, 1, 0)
+    sizes = scan.frame_sizes * [n / m for n, m in zip(mask.shape[::-1], _lengths(coarse), strict=True)]
+    return Case(reference, np.ascontiguousarray(mask), _as_dwi(coarse, scan, sizes), slabs, scan)
 
 
-def predict(network: Callable, case: Case, slice_input: SliceInput, device: torch.device) -> DWI:
+def predict(network: Callable, case: Case, view: View, device: torch.device) -> DWI:
     """The network's slices, in signal units."""
     scan = case.scan
-    assembler = SliceAssembler(slice_input, scan.bvals, scan.bvecs, scan.normalisation)
-    width, height, slices, count = case.reference.signal.shape
-    results = np.empty((count, slices, height, width), np.float32)
-    for n, slab in enumerate(case.low):
-        for volumes in torch.arange(count).split(AT_ONCE):
-            shown = assembler(torch.from_numpy(slab), volumes).to(device, memory_format=torch.channels_last)
-            images = assembler.restore(network(shown, case.scale).float(), volumes)[:, 0].clamp_min(0)
-            results[volumes, n] = images[:, :height, :width].cpu().numpy()
-    return _as_dwi(results.swapaxes(0, 1), scan)
+    assembler = Assembler(view, scan.bvals, scan.bvecs, scan.normalisation)
+    shape = case.reference.spatial_shape[::-1]
+    result = np.zeros((case.reference.n_volumes, *shape), np.float32)
+    tiles = view.tiles(shape, np.ones(shape, bool))
+    canvas = Canvas(result, view, tiles)
+    for number, tile in enumerate(tiles):
+        slab = case.slabs[number] if view.dimensions == 2 else view.slab(case.slabs[0], tile, shape)
+        for volumes in torch.arange(len(result)).split(VOLUMES_AT_A_TIME):
+            shown = assembler.show(torch.from_numpy(slab), volumes).to(device)
+            images = assembler.restore(network(shown, tile.shape[-view.dimensions :]).float().cpu(), volumes)
+            canvas.add(images.clamp_min(0).numpy(), tile, volumes.numpy())
+    return _as_dwi(result.swapaxes(0, 1), scan, scan.frame_sizes)
 
 
 def classical(case: Case, method: str) -> DWI:
     """The same slices, interpolated."""
-    middle = case.low.shape[2] // 2
-    low = _as_dwi(case.low[:, :, middle], case.scan)
-    signal = interpolation.interpolate(low, case.scale, method=method, axis=2).signal
-    width, height = case.reference.spatial_shape[:2]
-    return _as_dwi(signal[:width, :height].transpose(2, 3, 1, 0), case.scan)
+    scale = Scale.between(case.coarse.spatial_shape, case.reference.spatial_shape)
+    return replace(interpolate(case.coarse, scale, method=method), affine=case.reference.affine)
 
 
 def score(case: Case, test: DWI) -> tuple[dict[str, float], dict[str, NDArray[np.float32]]]:
@@ -92,6 +107,14 @@ def score(case: Case, test: DWI) -> tuple[dict[str, float], dict[str, NDArray[np
     return scores, differences
 
 
-def _as_dwi(signal: NDArray[np.float32], scan: Scan) -> DWI:
-    """(slices, N, H, W) as a volume; the gradients stay in the scanner's frame, which no score depends on."""
-    return DWI(signal.transpose(3, 2, 0, 1), np.diag([*scan.voxel_sizes, 1.0]), scan.bvals, scan.bvecs)
+def _lengths(signal: NDArray[np.float32]) -> tuple[int, int, int]:
+    """Slices, rows and columns of (slices, N, rows, columns)."""
+    return signal.shape[0], signal.shape[2], signal.shape[3]
+
+
+def _as_dwi(signal: NDArray[np.float32], scan: Scan, sizes: NDArray[np.float64]) -> DWI:
+    """(slices, N, rows, columns) as a volume (columns, rows, slices, N) with voxels of `sizes` (slices, ...) in mm.
+
+    The gradients stay in the scanner's frame, which no score depends on.
+    """
+    return DWI(signal.transpose(3, 2, 0, 1), np.diag([*sizes[::-1], 1.0]), scan.bvals, scan.bvecs, 2)

@@ -16,6 +16,7 @@ from DWISuperResLib import networks
 from DWISuperResLib.checkpoints import Card, describe, load_checkpoint, read_card, save_checkpoint
 from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import InputError, ProcessingError
+from DWISuperResLib.networks.views import SliceView
 
 
 @networks.register("tiny")
@@ -24,11 +25,12 @@ class Tiny(torch.nn.Module):
 
     def __init__(self, width: int = 4) -> None:
         super().__init__()
+        self.view = SliceView()
         self.conv = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv2d(1, width, 3, padding=1))
         self.norm = torch.nn.BatchNorm2d(width)
         self.gain = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, x):
+    def forward(self, x, size):
         return self.norm(self.conv(x)).mean(1, keepdim=True) * self.gain
 
 
@@ -77,11 +79,12 @@ def test_round_trip(saved, network):
     checkpoint = load_checkpoint(saved)
     for name, tensor in network.state_dict().items():
         assert torch.equal(checkpoint.weights[name], tensor)
-    assert dataclasses.replace(checkpoint.card, sha256="") == CARD
+    assert dataclasses.replace(checkpoint.card, view={}, sha256="") == CARD
+    assert checkpoint.card.view == network.view.describe()
     loaded = checkpoint.network()
     x = torch.randn(2, 1, 5, 6)
     assert not loaded.training
-    torch.testing.assert_close(loaded(x), network.eval()(x), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(loaded(x, (5, 6)), network.eval()(x, (5, 6)), rtol=1e-6, atol=1e-6)
     assert not any(torch.nn.utils.parametrize.is_parametrized(m) for m in loaded.modules())
 
 
@@ -222,17 +225,25 @@ def test_describe_gives_facts_of_their_own_a_line():
         ({"name": "\x1b[31mred"}, "printable"),
         ({"task": "mining"}, "task"),
         ({"normalisation": "none"}, "normalisation"),
-        ({"format_version": 2}, "newer release"),
+        ({"format_version": 3}, "newer release"),
         ({"format_version": True}, "format version"),
         ({"format_version": None}, "lacks format_version"),
         ({"sha256": "xyz"}, "sha256"),
         ({"sha256": "0" * 64}, "sha256"),
         ({"sha256": ""}, "sha256"),
-        ({"scales": []}, "at least one"),
-        ({"scales": [2.5]}, "whole in-plane"),
-        ({"scales": [2**70]}, "whole in-plane"),
-        ({"scales": "22"}, "whole in-plane"),
-        ({"scales": 2}, "whole in-plane"),
+        ({"factors": []}, "at least one"),
+        ({"factors": [0.5]}, "in-plane factors, or three"),
+        ({"factors": [2**70]}, "in-plane factors, or three"),
+        ({"factors": [[2, 2]]}, "in-plane factors, or three"),
+        ({"factors": [[2, 2, "1"]]}, "in-plane factors, or three"),
+        ({"factors": "22"}, "a list of three"),
+        ({"factors": 2}, "a list of three"),
+        ({"factors": [2] * 2000}, "a list of three"),
+        ({"format_version": 1, "scales": [2.5]}, "whole in-plane"),
+        ({"format_version": 1, "scales": "22"}, "whole in-plane"),
+        ({"format_version": 1}, "lacks scales"),
+        ({"view": {"kind": "block"}}, "its card shows the network"),
+        ({"arguments": {"width": 4, "guidance": ["mean_b0"] * 20000}}, "cannot be built"),
         ({"bvals": [1000, 0]}, "lowest"),
         ({"bvals": ["0", "1000"]}, "lowest"),
         ({"snr": 5}, "lowest"),
@@ -246,7 +257,7 @@ def test_describe_gives_facts_of_their_own_a_line():
         ({"arguments": {"width": [4096] * 64}}, "at most 8192"),
         ({"arguments": {"width": nested(300)}}, "16 levels"),
         ({"statistics": {"a": nested(300)}}, "16 levels"),
-        ({"scales": nested(300)}, "whole in-plane"),
+        ({"factors": nested(300)}, "in-plane factors"),
         ({"arguments": {"width": 4096}}, "has shape"),
         ({"arguments": {"width": -1}}, "cannot be built"),
         ({"arguments": {"width": "4"}}, "cannot be built"),
@@ -361,3 +372,25 @@ def test_weights_that_are_not_the_architectures_are_refused(network, tmp_path, c
     with pytest.raises(InputError, match=message):
         save_checkpoint(tmp_path / "a.safetensors", weights, CARD)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_cards_of_format_1_are_read_as_in_plane(saved):
+    fields = json.loads(raw_parts(saved)[0]["__metadata__"]["card"])
+    old = {k: v for k, v in fields.items() if k not in ("factors", "view")}
+    header, data = raw_parts(saved)
+    header["__metadata__"]["card"] = json.dumps(old | {"format_version": 1, "scales": [3, 2], "snr": [5, 20]})
+    card = load_checkpoint(write_raw(saved, header, data)).card
+    assert card.factors == ((2, 2, 1), (3, 3, 1))
+    assert card.scales == (2, 3)
+    assert card.snr == ()  # measured otherwise then
+    assert card.bvals == (0, 1000)
+
+
+def test_a_card_serves_the_whole_voxels_nearest_to_its_factors():
+    card = dataclasses.replace(CARD, factors=(2, (1, 1, 2.5)))
+    assert card.serves((40, 41, 20), (80, 82, 20), axis=2)
+    assert card.serves((40, 41, 20), (80, 81, 20), axis=2)
+    assert card.serves((20, 40, 41), (20, 80, 81), axis=0)
+    assert card.serves((40, 40, 20), (40, 40, 50), axis=2)
+    for fine in ((80, 84, 20), (80, 82, 21), (80, 80, 20), (120, 123, 20)):
+        assert not card.serves((40, 41, 20), fine, axis=2)

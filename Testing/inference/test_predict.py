@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -12,9 +13,11 @@ from DWISuperResLib import networks
 from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import Cancelled, InputError, ProcessingError
 from DWISuperResLib.inference import predict as engine
-from DWISuperResLib.networks.sr_unet import interpolated
-from DWISuperResLib.networks.views import SliceInput
+from DWISuperResLib.networks.sr_unet import resized
+from DWISuperResLib.networks.views import BlockView, SliceView
 from DWISuperResLib.resampling import grid
+from DWISuperResLib.resampling.operators import apply_operators, operator
+from DWISuperResLib.resampling.scale import Scale
 
 
 def checkpoint_of(seed=0, scales=(2, 3), **arguments):
@@ -29,7 +32,7 @@ def checkpoint_of(seed=0, scales=(2, 3), **arguments):
     network = networks.build("sr_unet", **arguments)
     for parameter in network.parameters():  # the last layers start at zero: make every layer count
         nn.init.normal_(parameter, std=0.1)
-    card = checkpoints.Card(name="test", architecture="sr_unet", arguments=arguments, scales=tuple(scales))
+    card = checkpoints.Card(name="test", architecture="sr_unet", arguments=arguments, factors=tuple(scales))
     return checkpoints.Checkpoint(card, network.state_dict())
 
 
@@ -57,7 +60,7 @@ def test_a_network_that_adds_nothing_gives_the_mirrored_sinc_interpolation(small
         small_dwi.signal, [(0, n if a in plane else 0) for a, n in enumerate(small_dwi.signal.shape)], "symmetric"
     )
     expected = dsr.interpolate(replace(small_dwi, signal=mirrored), 2, axis=axis).signal
-    expected = grid.crop(expected, result.spatial_shape).clip(0)
+    expected = expected[tuple(slice(n) for n in result.spatial_shape)].clip(0)
     np.testing.assert_allclose(result.signal, expected, rtol=1e-4, atol=1e-2)
 
 
@@ -89,7 +92,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(small_dwi, monkeypatch):
     assert sizes[:4] == [10, 5, 2, 2] or sizes[:3] == [10, 8, 4]
 
     monkeypatch.setattr(SRUNet, "forward", lambda self, x, scale: (_ for _ in ()).throw(MemoryError()))
-    with pytest.raises(ProcessingError, match="single slice does not fit"):
+    with pytest.raises(ProcessingError, match="single slice or block does not fit"):
         dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options())
 
 
@@ -168,10 +171,10 @@ def test_uncertainty_is_the_spread_of_the_ensemble(small_dwi):
 class LinearUpsampler(nn.Module):
     """Symmetric under the ensemble: its spread must be zero."""
 
-    slice_input = SliceInput()
+    view = SliceView()
 
-    def forward(self, x, scale):
-        return interpolated(x, scale)
+    def forward(self, x, size):
+        return resized(x, size)
 
 
 def test_a_symmetric_network_has_no_uncertainty(small_dwi, monkeypatch):
@@ -190,7 +193,8 @@ def test_bf16_stays_close_to_fp32(small_dwi):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"scale": 4}, "serves scales 2, 3, not 4"),
+        ({"scale": 4}, "serves scales 2, 3, not 4x4x1"),
+        ({"scale": "1x1x2"}, "serves scales 2, 3, not 1x1x2"),
         ({"precision": "int8"}, "precision is 'int8'; expected auto"),
         ({"device": "nosuch"}, "device 'nosuch' cannot be used here"),
         ({"batch_size": 0}, "expected at least 1"),
@@ -202,3 +206,85 @@ def test_bf16_stays_close_to_fp32(small_dwi):
 def test_bad_requests_are_refused_in_one_sentence(small_dwi, change, sentence):
     with pytest.raises(InputError, match=sentence):
         dsr.super_resolve(small_dwi, **({"checkpoint": checkpoint_of()} | options() | change))
+
+
+def stored_as(dwi, orientation):
+    """The same scan with its voxel axes in another order and direction; gradients stay in the scanner's frame."""
+    image = nib.Nifti1Image(dwi.signal, dwi.affine)
+    change = nib.orientations.ornt_transform(nib.io_orientation(dwi.affine), nib.orientations.axcodes2ornt(orientation))
+    turned = image.as_reoriented(change)
+    axis = int(change[2, 0])
+    return replace(dwi, signal=np.asarray(turned.dataobj), affine=turned.affine, acquisition_axis=axis)
+
+
+@pytest.mark.parametrize("orientation", ["LAS", "RAS", "PSR", "SRP", "LPS"])
+def test_results_do_not_depend_on_how_the_scan_is_stored(small_dwi, orientation):
+    dwi = replace(small_dwi, acquisition_axis=2)
+    expected = stored_as(dsr.super_resolve(dwi, checkpoint_of(), 2, **options()), orientation)
+    result = dsr.super_resolve(stored_as(dwi, orientation), checkpoint_of(), 2, **options())
+    grid.check_same_grid(result, expected)
+    np.testing.assert_allclose(result.signal, expected.signal, rtol=1e-6, atol=1e-6 * expected.signal.max())
+
+
+@pytest.mark.parametrize("shape", [(11, 9, 4), (12, 7, 3)])
+def test_a_network_makes_a_grid_that_is_no_multiple(small_dwi, shape):
+    """An odd matrix, degraded, comes back on its own grid: exactly, where the network adds nothing."""
+    dwi = replace(small_dwi, signal=np.asfortranarray(small_dwi.signal[: shape[0], : shape[1], : shape[2]]))
+    low = dsr.degrade(dwi, 2)
+    back = Scale.between(low.spatial_shape, shape)
+    checkpoint = checkpoint_of()
+    result = dsr.super_resolve(low, checkpoint, back, **options())
+    grid.check_same_grid(result, dwi)
+    weights = {k: torch.zeros_like(v) if k.startswith("tails") else v for k, v in checkpoint.weights.items()}
+    plain = dsr.super_resolve(low, replace(checkpoint, weights=weights), back, **options())
+    operators = {
+        a: operator(n, m, "mirrored_sinc") for a, (n, m) in enumerate(zip(low.spatial_shape, shape, strict=True))
+    }
+    expected = np.stack([apply_operators(v, operators) for v in np.moveaxis(low.signal, 3, 0)], axis=-1)
+    np.testing.assert_allclose(plain.signal, expected.clip(0), rtol=1e-4, atol=1e-2)
+
+
+class Smoothing(nn.Module):
+    """A network of blocks with a reach of 2 voxels."""
+
+    def __init__(self, size, overlap):
+        super().__init__()
+        self.view = BlockView(size, overlap, guidance=("mean_b0",))
+        torch.manual_seed(0)
+        self.first, self.second = nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 1, 3, padding=1)
+
+    def forward(self, x, size):
+        assert tuple(x.shape[2:]) == tuple(size)
+        return x[:, :1] + self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize("scale", ["2x2x2", "1x1x3", "2x2.5x2", "1.25mm"])
+def test_blocks_give_what_the_whole_volume_gives(small_dwi, monkeypatch, scale):
+    card = checkpoints.Card("block", "sr_unet", {}, ((2, 2, 2), (1, 1, 3), (2, 2.5, 2), (1.6, 1.6, 2)))
+    checkpoint = checkpoints.Checkpoint(card, {})
+    results = []
+    for size, overlap in ((512, 0), (16, 8), (20, 8)):
+        monkeypatch.setattr(checkpoints.Checkpoint, "network", lambda self, s=size, o=overlap: Smoothing(s, o))
+        results.append(dsr.super_resolve(small_dwi, checkpoint, scale, **options()))
+    grid.check_same_grid(results[0], dsr.interpolate(small_dwi, scale))
+    for other in results[1:]:
+        np.testing.assert_allclose(other.signal, results[0].signal, rtol=1e-4, atol=1e-4 * results[0].signal.max())
+    consistent = dsr.super_resolve(small_dwi, checkpoint, scale, **options(consistent=True))
+    again = dsr.degrade(consistent, Scale.between(small_dwi.spatial_shape, consistent.spatial_shape))
+    np.testing.assert_allclose(again.signal, small_dwi.signal, rtol=1e-3, atol=1e-3 * small_dwi.signal.max())
+
+
+def test_the_ensemble_of_blocks_commutes_with_flips_and_the_mask_limits_the_work(small_dwi, monkeypatch):
+    card = checkpoints.Card("block", "sr_unet", {}, ((2, 2, 2),))
+    monkeypatch.setattr(checkpoints.Checkpoint, "network", lambda self: Smoothing(16, 8))
+    checkpoint = checkpoints.Checkpoint(card, {})
+    result = dsr.super_resolve(small_dwi, checkpoint, "2x2x2", **options(ensemble=True)).signal
+    moved = replace(small_dwi, signal=small_dwi.signal[::-1, :, ::-1])
+    flipped = dsr.super_resolve(moved, checkpoint, "2x2x2", **options(ensemble=True)).signal
+    np.testing.assert_allclose(flipped, result[::-1, :, ::-1], rtol=1e-3, atol=1e-3 * result.max())
+    mask = np.zeros(small_dwi.spatial_shape, bool)
+    mask[:3] = True
+    part = dsr.super_resolve(small_dwi, checkpoint, "2x2x2", **options(mask=mask, ensemble=True)).signal
+    np.testing.assert_allclose(part[:2], result[:2], rtol=1e-3, atol=1e-3 * result.max())
+    sinc = dsr.interpolate(small_dwi, "2x2x2").signal
+    np.testing.assert_allclose(part[-4:], sinc[-4:], rtol=1e-4, atol=1e-2)

@@ -11,7 +11,7 @@ from DWISuperResLib.checkpoints import import_fastai, load_checkpoint
 from DWISuperResLib.errors import InputError, ProcessingError
 from DWISuperResLib.networks import build, fold
 from DWISuperResLib.networks.weights import from_fastai
-from DWISuperResLib.resampling.upsamplers import operator
+from DWISuperResLib.resampling.operators import operator
 
 PARAMETERS = 31_305_374
 
@@ -70,7 +70,7 @@ def test_paper_mode_is_the_reference_pipeline(reference, ours):
     x = torch.rand(2, 1, 19, 22, generator=torch.Generator().manual_seed(2))
     full = nn.functional.interpolate(x.repeat(1, 3, 1, 1), (38, 44), mode="bilinear", align_corners=True)
     expected = reference(full).as_subclass(torch.Tensor)[:, :1]
-    torch.testing.assert_close(ours(x, 2), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(ours(x, (38, 44)), expected, rtol=0, atol=1e-5)
 
 
 def test_gradients_are_fastais(reference, ours):
@@ -132,23 +132,24 @@ def test_fold_keeps_the_output(ours):
 @torch.inference_mode()
 @pytest.mark.parametrize(("size", "scale"), [((1, 1), 1), ((2, 3), 2), ((7, 5), 3), ((16, 33), 5), ((1, 9), 2)])
 def test_any_size_and_scale(ours, size, scale):
-    assert ours(torch.rand(2, 1, *size), scale).shape == (2, 1, scale * size[0], scale * size[1])
+    fine = (scale * size[0], scale * size[1])
+    assert ours(torch.rand(2, 1, *size), fine).shape == (2, 1, *fine)
 
 
 @torch.inference_mode()
 def test_parts_of_a_batch_make_the_whole(ours, monkeypatch):
     network = copy.deepcopy(ours).double()
     x = torch.rand(5, 1, 20, 18, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    expected = network(x, 2)
+    expected = network(x, [2 * n for n in x.shape[2:]])
     monkeypatch.setattr("DWISuperResLib.networks.dynamic_unet._CACHED", 2 * 40 * 36)
-    torch.testing.assert_close(network(x, 2), expected, rtol=0, atol=1e-12)
+    torch.testing.assert_close(network(x, [2 * n for n in x.shape[2:]]), expected, rtol=0, atol=1e-12)
 
 
 @torch.inference_mode()
 def test_traces_into_one_graph(ours):
     x = torch.rand(1, 1, 17, 20)
     compiled = torch.compile(ours, backend="eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x, 2), ours(x, 2), rtol=0, atol=1e-5)
+    torch.testing.assert_close(compiled(x, (34, 40)), ours(x, (34, 40)), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize(("upsampling", "keeps"), [("linear", True), ("cubic", True), ("paper", False)])
@@ -158,7 +159,7 @@ def test_upsampling_geometry(upsampling, keeps, scale, monkeypatch):
     network = build("dynamic_unet", upsampling=upsampling)
     monkeypatch.setattr(network, "refine", lambda image: image)
     ramp = torch.arange(12.0).expand(1, 1, 12, 12)
-    found = network(ramp, scale)[0, 0, 6, 3 * scale : -3 * scale]
+    found = network(ramp, [scale * n for n in ramp.shape[2:]])[0, 0, 6, 3 * scale : -3 * scale]
     exact = ((torch.arange(12 * scale) + 0.5) / scale - 0.5)[3 * scale : -3 * scale]
     assert (torch.abs(found - exact).max() < 0.05) == keeps
 
@@ -167,8 +168,8 @@ def test_linear_upsampling_is_the_librarys_interpolator(monkeypatch):
     network = build("dynamic_unet")
     monkeypatch.setattr(network, "refine", lambda image: image)
     x = torch.rand(1, 1, 9, 7)
-    rows, columns = (torch.tensor(operator(n, 3, "linear")).float() for n in (9, 7))
-    torch.testing.assert_close(network(x, 3)[0, 0], rows @ x[0, 0] @ columns.T, rtol=0, atol=1e-6)
+    rows, columns = (torch.tensor(operator(n, 3 * n, "linear")).float() for n in (9, 7))
+    torch.testing.assert_close(network(x, (27, 21))[0, 0], rows @ x[0, 0] @ columns.T, rtol=0, atol=1e-6)
 
 
 def test_autocast_keeps_the_output_in_float32(ours):
@@ -236,7 +237,7 @@ def test_import_of_what_fastai_saves(form, reference, tmp_path):
     with torch.inference_mode():
         full = nn.functional.interpolate(x.repeat(1, 3, 1, 1), (39, 33), mode="bilinear", align_corners=True)
         expected = reference(full).as_subclass(torch.Tensor)[:, :1]
-        torch.testing.assert_close(checkpoint.network()(x, 3), expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(checkpoint.network()(x, [3 * n for n in x.shape[2:]]), expected, rtol=0, atol=1e-5)
 
 
 def _with_parametrizations(state):

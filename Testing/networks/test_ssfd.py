@@ -67,13 +67,13 @@ def test_the_network_keeps_any_size_and_scales_with_the_signal():
     network = build("ssfd").eval()
     images = torch.rand(2, 1, 37, 50)
     with torch.no_grad():
-        out = network(images, 1)
+        out = network(images, images.shape[2:])
         assert out.shape == images.shape
-        torch.testing.assert_close(network(100 * images + 7, 1), 100 * out + 7, rtol=1e-3, atol=1e-2)
-        assert torch.isfinite(network(torch.zeros(1, 1, 16, 16), 1)).all()
-    for shape, scale in (((1, 1, 8, 40), 1), ((1, 2, 32, 32), 1), ((1, 1, 32, 32), 2)):
+        torch.testing.assert_close(network(100 * images + 7, images.shape[2:]), 100 * out + 7, rtol=1e-3, atol=1e-2)
+        assert torch.isfinite(network(torch.zeros(1, 1, 16, 16), (16, 16))).all()
+    for shape, size in (((1, 1, 8, 40), (8, 40)), ((1, 2, 32, 32), (32, 32)), ((1, 1, 32, 32), (64, 64))):
         with pytest.raises(InputError):
-            network(torch.rand(shape), scale)
+            network(torch.rand(shape), size)
 
 
 def test_a_few_steps_learn_to_fill_holes():
@@ -88,7 +88,7 @@ def test_a_few_steps_learn_to_fill_holes():
     optimiser = torch.optim.Adam(network.parameters(), 2e-3)
     errors = []
     for _ in range(30):
-        error = (network(shown, 1) - full).abs().mean()
+        error = (network(shown, shown.shape[2:]) - full).abs().mean()
         optimiser.zero_grad()
         error.backward()
         optimiser.step()
@@ -177,5 +177,5 @@ def test_the_shipped_encoder_is_whole_and_small():
     assert checkpoint.card.provenance
     assert SSFDFeatures().description["weights"] == "ssfd.safetensors"
     with torch.no_grad():
-        scaled = checkpoint.network()(torch.rand(1, 1, 64, 64), 1)
+        scaled = checkpoint.network()(torch.rand(1, 1, 64, 64), (64, 64))
     assert scaled.shape == (1, 1, 64, 64)

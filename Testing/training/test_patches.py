@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from DWISuperResLib import io
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.microstructure.tensor import determines_tensor
-from DWISuperResLib.networks.views import Normalisation, SliceAssembler, SliceInput
+from DWISuperResLib.networks.views import Assembler, BlockView, Normalisation, SliceView
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.resampling import degradation
-from DWISuperResLib.resampling.grid import in_plane_axes
-from DWISuperResLib.resampling.upsamplers import operator
+from DWISuperResLib.resampling.degradation import degrade
+from DWISuperResLib.resampling.grid import Frame
+from DWISuperResLib.resampling.operators import operator
 from DWISuperResLib.training import validated
 from DWISuperResLib.training.cache import divide, find_scans, open_scan, subject_of
 from DWISuperResLib.training.patches import Batches, EpochSampler, windowed
@@ -43,23 +43,24 @@ def scan(path):
     return open_scan(path, path.parent / "cache", "volume")
 
 
-def batches(scan, neighbours=1, guidance=(), joint=None, augmentation=None, **changes):
+def batches(scan, neighbours=1, guidance=(), together=None, augmentation=None, view=None, **changes):
     data = {"scans": ["x"], "slabs": 2, "patches": 3, "patch": None} | changes.pop("data", {})
     tree = {"data": data, "augmentation": STILL if augmentation is None else augmentation, **changes}
-    return Batches([scan], SliceInput(neighbours, guidance), validated(tree), joint)
+    return Batches([scan], view or SliceView(neighbours, guidance), validated(tree), together)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_cached_slabs_are_the_scan(dwi, path, axis, tmp_path):
     scan = open_scan(path, tmp_path, "volume", axis)
-    first, second = in_plane_axes(axis)
-    expected = io.read_dwi(path).signal.transpose(3, axis, second, first)
+    expected = Frame.of(dwi.affine, axis).view(io.read_dwi(path).signal)
     slab = scan.slab(0, 1, slice(None))
     np.testing.assert_array_equal(slab, expected[:, [0, 0, 1]])
-    last = scan.shape[0] - 1
+    last = scan.extent[0] - 1
     np.testing.assert_array_equal(scan.slab(last, 1, np.array([1, 3])), expected[[1, 3]][:, [last - 1, last, last]])
-    assert scan.mask.shape == (scan.shape[0], *scan.shape[2:])
-    np.testing.assert_allclose(scan.voxel_sizes, [*dwi.voxel_sizes[[first, second]], dwi.voxel_sizes[axis]])
+    assert scan.mask.shape == scan.extent == expected.shape[1:]
+    np.testing.assert_array_equal(scan.whole(np.array([2, 5])), expected[[2, 5]])
+    np.testing.assert_allclose(scan.frame_sizes, scan.frame.along(dwi.voxel_sizes))
+    np.testing.assert_array_equal(scan.dwi().signal, io.read_dwi(path).signal)
 
 
 def test_whole_numbers_take_two_bytes_and_a_second_opening_writes_nothing(dwi, tmp_path):
@@ -71,7 +72,7 @@ def test_whole_numbers_take_two_bytes_and_a_second_opening_writes_nothing(dwi, t
     written = (scan.folder / "signal.npy").stat().st_mtime_ns
     again = open_scan(tmp_path / "a.nii.gz", tmp_path / "cache", "volume")
     assert (again.folder / "signal.npy").stat().st_mtime_ns == written
-    np.testing.assert_array_equal(again.slab(2, 0, slice(None))[:, 0], rounded.signal.transpose(3, 2, 1, 0)[:, 2])
+    np.testing.assert_array_equal(again.slab(2, 0, slice(None))[:, 0], scan.frame.view(rounded.signal)[:, 2])
 
 
 @pytest.mark.parametrize("scale", [2, 3])
@@ -79,14 +80,15 @@ def test_whole_numbers_take_two_bytes_and_a_second_opening_writes_nothing(dwi, t
 def test_inputs_are_what_inference_sees_of_the_degraded_scan(path, scan, scale, guidance):
     dwi = io.read_dwi(path)
     cut = dwi.signal[: dwi.signal.shape[0] // scale * scale, : dwi.signal.shape[1] // scale * scale]
-    low = degradation.degrade(dataclasses.replace(dwi, signal=cut), scale, axis=2).signal.transpose(3, 2, 1, 0)
+    low = scan.frame.view(degrade(dataclasses.replace(dwi, signal=cut), scale, axis=2).signal)
     normalisation = Normalisation.measure(dwi.signal, "volume")
-    assembler = SliceAssembler(SliceInput(1, guidance), dwi.bvals, dwi.bvecs, normalisation)
+    assembler = Assembler(SliceView(1, guidance), dwi.bvals, dwi.bvecs, normalisation)
     seen = [
-        assembler(torch.from_numpy(low[:, [max(z - 1, 0), z, min(z + 1, 4)]].copy()), torch.arange(9)) for z in range(5)
+        assembler.show(torch.from_numpy(low[:, [max(z - 1, 0), z, min(z + 1, 4)]].copy()), torch.arange(9))
+        for z in range(5)
     ]
-    fine = cut.transpose(3, 2, 1, 0) * normalisation.gains[:, None, None, None]
-    batch = batches(scan, guidance=guidance, joint=99, scales=[scale])[4]
+    fine = scan.frame.view(cut) * normalisation.gains[:, None, None, None]
+    batch = batches(scan, guidance=guidance, together=99, scales=[scale])[4]
     for n in range(0, len(batch["input"]), 9):
         matches = [
             z
@@ -103,9 +105,7 @@ def test_augmented_pairs_stay_aligned(scan, scale):
     for index in range(4):
         batch = dataset[index]
         height, width = batch["target"].shape[-2:]
-        rows, columns = (
-            torch.tensor(degradation.operator(n, scale, "kspace"), dtype=torch.float32) for n in (height, width)
-        )
+        rows, columns = (torch.tensor(operator(n, n // scale, "sinc"), dtype=torch.float32) for n in (height, width))
         lowered = rows @ batch["target"] @ columns.T
         torch.testing.assert_close(batch["input"][:, :1], lowered, rtol=1e-3, atol=1e-3)
 
@@ -159,20 +159,21 @@ def test_window_weights_each_frequency(n, data, alphas):
 
 def test_a_factor_listed_twice_is_drawn_twice_as_often(scan):
     dataset = batches(scan, scales=[3, 2, 3], data={"slabs": 1, "patches": 1})
-    drawn = [dataset[index]["scale"] for index in range(300)]
+    batches_drawn = [dataset[index] for index in range(300)]
+    drawn = [batch["target"].shape[2] // batch["input"].shape[2] for batch in batches_drawn]
     assert drawn.count(3) == pytest.approx(200, abs=30)  # 3.7 standard deviations
-    assert dataset.config.served == (2, 3)
+    assert dataset.config.served == ((2, 2, 1), (3, 3, 1))
 
 
 def test_volumes_of_one_place_come_together_with_their_gradients(scan):
-    batch = batches(scan, joint=8, data={"patch": 16})[0]
+    batch = batches(scan, together=8, data={"patch": 16})[0]
     assert len(batch["gradients"]) == 6
     assert batch["target"].shape[0] == 6 * 8
     for bvals, bvecs in batch["gradients"]:
         assert (bvals <= 50).sum() == 1
         assert bvecs.shape == (8, 3)
     back = batch["target"] / batch["gains"].view(-1, 1, 1, 1) + batch["offsets"].view(-1, 1, 1, 1)
-    slices = scan.signal.astype(np.float32).reshape(-1, *scan.signal.shape[2:])
+    slices = scan.signal.astype(np.float32).reshape(-1, *scan.extent[1:])
     windows = np.lib.stride_tricks.sliding_window_view(slices, (16, 16), axis=(1, 2))
     assert min(np.abs(windows - back[0, 0].numpy()).max(axis=(-1, -2)).min(axis=(1, 2))) < 1e-2
 
@@ -189,10 +190,10 @@ def test_directions_drawn_together_determine_a_tensor(dwi, tmp_path):
         io.write_dwi(dataclasses.replace(dwi, signal=dwi.signal[..., repeated], bvals=bvals, bvecs=bvecs), file)
         return open_scan(file, tmp_path, "volume")
 
-    dataset = batches(with_copies(2), joint=8, data={"patch": 16})
+    dataset = batches(with_copies(2), together=8, data={"patch": 16})
     assert all(determines_tensor(*table) for index in range(10) for table in dataset[index]["gradients"])
     with pytest.raises(InputError, match=r"100 draws of 7 volumes .* raise data\.volumes"):
-        batches(with_copies(40), joint=7, data={"patch": 16})[0]
+        batches(with_copies(40), together=7, data={"patch": 16})[0]
 
 
 def test_patches_prefer_the_brain(tmp_path):
@@ -211,9 +212,9 @@ def test_noise_is_rician_of_the_percentage(scan):
         level = 200.0
 
     config = validated({"data": {"scans": ["x"]}, "degradation": {"noise": [10, 10]}})
-    noisy = add_noise(np.zeros((4, 1, 100, 100), np.float32), Flat, 1, config, np.random.default_rng(0))
+    noisy = add_noise(np.zeros((4, 1, 100, 100), np.float32), Flat, (1, 1), config, np.random.default_rng(0))
     assert noisy.mean() == pytest.approx(20 * np.sqrt(np.pi / 2), rel=0.01)  # Rayleigh
-    noisy = add_noise(np.full((4, 1, 100, 100), 1000, np.float32), Flat, 1, config, np.random.default_rng(0))
+    noisy = add_noise(np.full((4, 1, 100, 100), 1000, np.float32), Flat, (1, 1), config, np.random.default_rng(0))
     assert noisy.std() == pytest.approx(20, rel=0.02)
 
 
@@ -284,7 +285,7 @@ def test_lists_that_split_a_subject_are_refused(cohort):
 @pytest.mark.parametrize("scale", [2, 3])
 def test_validation_scores_interpolation_and_perfection(path, scan, scale):
     config = validated({"data": {"scans": ["x"]}, "scales": [scale], "validation": {"slices": 2}})
-    case = prepare(scan, scale, config, SliceInput(1), seed=0)
+    case = prepare(scan, (scale, scale, 1), config, SliceView(1), seed=0)
     perfect, _ = score(case, case.reference)
     assert perfect["fa_error"] == perfect["qa_error"] == perfect["nrmse"] == 0
     sinc = classical(case, "sinc")
@@ -293,13 +294,45 @@ def test_validation_scores_interpolation_and_perfection(path, scan, scale):
     assert 0 < values["nrmse"] < 0.5
     # A network that interpolates scores as the interpolation does.
     network = build_interpolator()
-    shown = predict(network, case, SliceInput(1), torch.device("cpu"))
+    shown = predict(network, case, SliceView(1), torch.device("cpu"))
     np.testing.assert_allclose(shown.signal, np.maximum(sinc.signal, 0), atol=1e-2)
 
 
 def build_interpolator():
-    def network(x, scale):
-        rows, columns = (torch.tensor(operator(n, scale, "sinc"), dtype=torch.float32) for n in x.shape[-2:])
+    def network(x, size):
+        lengths = zip(x.shape[-2:], size, strict=True)
+        rows, columns = (torch.tensor(operator(n, m, "sinc"), dtype=torch.float32) for n, m in lengths)
         return rows @ x[:, :1] @ columns.T
 
     return network
+
+
+# Blocks
+
+
+@pytest.mark.parametrize("scale", ["2x2x2", "1x1x2.5", "2x1.5x1"])
+def test_blocks_are_shown_interpolated_to_the_grid_of_their_target(path, scan, scale):
+    dwi = io.read_dwi(path)
+    dataset = batches(scan, view=BlockView(16, 4), scales=[scale], data={"slabs": 1, "patches": 2, "patch": None})
+    batch = dataset[0]
+    low = degrade(dwi, scale, axis=2)
+    shown = scan.frame.view(low.signal)
+    for axis, m in enumerate(scan.extent, start=1):
+        shown = np.moveaxis(np.tensordot(operator(shown.shape[axis], m, "bspline"), shown, (1, axis)), 0, axis)
+    gains = Normalisation.measure(dwi.signal, "volume").gains[:, None, None, None]
+    fine = scan.frame.view(dwi.signal)
+    if tuple(batch["target"].shape[2:]) != scan.extent:  # a factor that does not divide: a region of whole voxels
+        assert all(m <= n for m, n in zip(batch["target"].shape[2:], scan.extent, strict=True))
+        return
+    for one, target in zip(batch["input"], batch["target"], strict=True):
+        volume = next(n for n in range(dwi.n_volumes) if np.allclose(target[0], fine[n] * gains[n], atol=1e-5))
+        np.testing.assert_allclose(one[0], shown[volume] * gains[volume], atol=1e-3)
+
+
+def test_a_block_network_that_adds_nothing_validates_as_its_interpolation(scan):
+    config = validated({"data": {"scans": ["x"]}, "scales": ["2x2x1"], "validation": {"slices": 4}})
+    view = BlockView(16, 8)
+    case = prepare(scan, (2, 2, 1), config, view, seed=0)
+    shown = predict(lambda x, size: x[:, :1], case, view, torch.device("cpu"))
+    expected = classical(case, "bspline")
+    np.testing.assert_allclose(shown.signal, np.maximum(expected.signal, 0), atol=1e-1)

@@ -90,7 +90,7 @@ def test_overrides_reach_every_depth(tmp_path):
     path.write_text(yaml.safe_dump({"data": {"scans": ["x"]}, "loss": [{"name": "l1"}]}))
     overrides = ["schedule.epochs=7", "scales=[2, 3]", "loss.0.weight=2.5", "network.arguments.width=8", "name=a"]
     result = load_configuration(path, overrides)
-    assert (result.schedule.epochs, result.scales, result.loss[0]["weight"]) == (7, (2, 3), 2.5)
+    assert (result.schedule.epochs, result.scales, result.loss[0]["weight"]) == (7, ((2, 2, 1), (3, 3, 1)), 2.5)
     assert (result.network.arguments, result.name) == ({"width": 8}, "a")
 
 
@@ -101,7 +101,7 @@ def test_overrides_reach_every_depth(tmp_path):
         ("schedule.epochs=none", "schedule.epochs"),
         ("schedule.learning_rate=-1", "learning_rate"),
         ("scales=[7]", "scales.0"),
-        ("scales=[1]", "2 to 5"),
+        ("scales=[1]", "above 1, up to 5"),
         ("task=denoising", r"scales must be \[1\]"),
         ("data.scans=[]", "data.scans"),
         ("degradation.noise=[5, 1]", "low, high"),
@@ -138,7 +138,7 @@ def test_unreadable_file_is_one_sentence(tmp_path, text):
     [
         ({"network__architecture": "alexnet"}, "alexnet"),
         ({"loss": [{"name": "l3"}]}, "l3"),
-        ({"scales": [3]}, "scale 3"),
+        ({"scales": [3]}, "makes images 2 times as large"),
         ({"schedule__freeze_epochs": 1}, "no encoder"),
         ({"network__imagenet": "download"}, "no ImageNet"),
         ({"network__start_from": "nowhere.safetensors"}, "nowhere"),
@@ -359,4 +359,4 @@ def test_denoisers_train(scans, tmp_path, architecture):
     checkpoint = load_checkpoint(exported)
     assert checkpoint.card.task == "denoising"
     with torch.inference_mode():
-        assert checkpoint.network()(torch.rand(2, 1, 21, 18), 1).shape == (2, 1, 21, 18)
+        assert checkpoint.network()(torch.rand(2, 1, 21, 18), (21, 18)).shape == (2, 1, 21, 18)
