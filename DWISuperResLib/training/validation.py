@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..dwi import DWI
-from ..errors import InputError
-from ..evaluation.compare import compare
-from ..metrics import image_scores
+from ..evaluation.scorer import Scorer, maps_that_fit
 from ..networks.views import SliceAssembler, SliceInput
 from ..resampling import upsamplers as interpolation
 from .cache import Scan
 from .configuration import Configuration
+from .monitors import MAPS, monitors
 from .tasks import TASKS
 
-SCORES = ("psnr", "ssim", "nrmse", "fa_error", "qa_error")
-"""PSNR in dB, SSIM, RMSE over the mean signal, mean absolute errors of FA and QA; all in the brain."""
-
-HIGHER_IS_BETTER = ("psnr", "ssim")
-AT_ONCE = 64
-"""Volumes the network is given at a time."""
+VOLUMES_AT_A_TIME = 64
+"""That the network is given."""
+_EVERY_VOLUME = "all"
 
 
-class Case(NamedTuple):
-    """Slices of a held-out scan, as they are and as the network is shown them."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Slices of a held-out scan, as they are and as the network is shown them.
 
-    reference: DWI
-    mask: NDArray[np.bool_]
+    Attributes
+    ----------
+    scorer : Scorer
+        Of the slices as they are.
+    low : array (slices, N, 1 + 2 * neighbours, h, w)
+    scale : int
+    scan : Scan
+    """
+
+    scorer: Scorer
     low: NDArray[np.float32]
-    """(slices, N, 1 + 2 * neighbours, h, w)"""
     scale: int
     scan: Scan
+
+    @property
+    def reference(self) -> DWI:
+        """The slices as they are."""
+        return self.scorer.reference
 
 
 def prepare(scan: Scan, scale: int, config: Configuration, slice_input: SliceInput, seed: int) -> Case:
@@ -49,8 +58,16 @@ def prepare(scan: Scan, scale: int, config: Configuration, slice_input: SliceInp
         slab = scan.slab(int(position), slice_input.neighbours, slice(None))
         missing = [(0, -n % scale) for n in slab.shape[-2:]]
         low.append(TASKS[config.task](np.pad(slab, [(0, 0), (0, 0), *missing], "edge"), scan, scale, config, rng))
-    signal = scan.signal[positions].astype(np.float32)
-    return Case(_as_dwi(signal, scan), scan.mask[positions].transpose(2, 1, 0), np.stack(low), scale, scan)
+    reference = _as_dwi(scan.signal[positions].astype(np.float32), scan)
+    scorer = Scorer(
+        reference,
+        scan.mask[positions].transpose(2, 1, 0),
+        maps=maps_that_fit(reference, MAPS),
+        groups={_EVERY_VOLUME: np.arange(reference.n_volumes)},
+        regions=("brain",),
+        axis=2,
+    )
+    return Case(scorer, np.stack(low), scale, scan)
 
 
 def predict(network: Callable, case: Case, slice_input: SliceInput, device: torch.device) -> DWI:
@@ -60,7 +77,7 @@ def predict(network: Callable, case: Case, slice_input: SliceInput, device: torc
     width, height, slices, count = case.reference.signal.shape
     results = np.empty((count, slices, height, width), np.float32)
     for n, slab in enumerate(case.low):
-        for volumes in torch.arange(count).split(AT_ONCE):
+        for volumes in torch.arange(count).split(VOLUMES_AT_A_TIME):
             shown = assembler(torch.from_numpy(slab), volumes).to(device, memory_format=torch.channels_last)
             images = assembler.restore(network(shown, case.scale).float(), volumes)[:, 0].clamp_min(0)
             results[volumes, n] = images[:, :height, :width].cpu().numpy()
@@ -77,19 +94,16 @@ def classical(case: Case, method: str) -> DWI:
 
 
 def score(case: Case, test: DWI) -> tuple[dict[str, float], dict[str, NDArray[np.float32]]]:
-    """`SCORES`, and the signed differences of the maps (W, H, slices); a map the gradients do not allow is NaN."""
-    images = image_scores(case.reference.signal, test.signal, mask=case.mask)
-    scores = {name: float(images[name]) for name in ("psnr", "ssim", "nrmse")}
-    differences = {}
-    for name in ("fa", "qa"):
-        try:
-            comparison = compare(case.reference, test, maps=(name,), mask=case.mask)
-        except InputError:
-            scores[f"{name}_error"] = float("nan")
-            continue
-        differences[name] = comparison.difference[name]
-        scores[f"{name}_error"] = float(np.abs(comparison.difference[name][case.mask]).mean())
-    return scores, differences
+    """What `monitors` names, and the signed differences of the maps (W, H, slices).
+
+    A map that the gradients do not allow is NaN, and has no difference.
+    """
+    found = case.scorer(test)
+    scores = {
+        name: found.value(quantity, metric.name, volumes=_EVERY_VOLUME if quantity == "signal" else "")
+        for name, (quantity, metric) in monitors().items()
+    }
+    return scores, found.difference
 
 
 def _as_dwi(signal: NDArray[np.float32], scan: Scan) -> DWI:

@@ -176,14 +176,6 @@ def test_what_cannot_be_evaluated_is_refused(scan, options, message):
         evaluate(scan, **({"scale": 2, "checkpoints": (), "methods": ("nearest",), "distances": ()} | options))
 
 
-def test_padding_of_the_test_is_left_out(scan):
-    up = interpolate(degrade(scan, 2), 2)
-    assert up.spatial_shape != scan.spatial_shape
-    result = assess(scan, up, distances=())
-    expected = assess(scan, replace(up, signal=crop(up.signal, scan.spatial_shape)), distances=())
-    assert result.score("test", "fa", "mae") == expected.score("test", "fa", "mae")
-
-
 def test_scans_of_different_tables_are_not_compared(scan):
     with pytest.raises(InputError, match="b-values differ"):
         assess(scan, replace(scan, bvals=scan.bvals * 1.2))
