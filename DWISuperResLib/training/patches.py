@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
+from ..io.cohort import divide
 from ..microstructure.tensor import determines_tensor
 from ..networks.views import SliceAssembler, SliceInput
 from ..resampling import upsamplers as interpolation
 from ..resampling.grid import in_plane_axes
-from .cache import Scan, divide, open_scan
+from .cache import Scan, open_scan
 from .configuration import Configuration
 from .tasks import TASKS, Slab, separable
 from .validation import Case, prepare
@@ -226,7 +227,10 @@ class DWIData(lightning.LightningDataModule):
     def __init__(self, config: Configuration, slice_input: SliceInput, joint: int | None) -> None:
         super().__init__()
         self.config, self.slice_input, self.joint = config, slice_input, joint
-        self.files, self.held_out = divide(config.data, config.seed)
+        data = config.data
+        self.files, self.held_out = divide(
+            data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed
+        )
         self.cache = config.data.cache or config.output / "cache"
 
     def _open(self, path: Path, every_axis: bool) -> list[Scan]:
