@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +23,9 @@ from ..errors import Cancelled, InputError
 from ..metrics import residual_spectrum
 from ..provenance import signal_hash, versions
 from ..resampling.degradation import degrade
-from ..resampling.grid import AXIS_NAMES, crop, in_plane_axes, slice_axis
-from ..resampling.upsamplers import METHODS, interpolate
+from ..resampling.grid import AXIS_NAMES, in_plane_axes, slice_axis
+from ..resampling.scale import Scale, ScaleLike
+from ..resampling.upsamplers import UPSAMPLERS, interpolate
 from . import scorer as scoring
 from .compare import Comparison
 from .scorer import Scorer, Scores, find_value, volume_groups
@@ -149,10 +150,10 @@ class Evaluation:
 
 def evaluate(
     dwi: DWI,
-    scale: int,
+    scale: ScaleLike,
     checkpoints: Sequence[str | Path] = ("default",),
     *,
-    methods: Sequence[str] = METHODS,
+    methods: Sequence[str] | None = None,
     model: str = "kspace",
     snr: float | None = None,
     seed: int = 0,
@@ -174,12 +175,13 @@ def evaluate(
     ----------
     dwi : DWI
         The reference.
-    scale : int
-        In-plane factor, 2 to 5.
+    scale : Scale, number, str or three numbers
+        How much coarser: 2 (in-plane), "2.5", "1x1x3", see `Scale.parse`. Every result is on the original's grid,
+        whatever its matrix.
     checkpoints : sequence of str or path
         Shipped names or files; may be empty.
-    methods : sequence of str
-        Classical interpolations.
+    methods : sequence of str, optional
+        Classical interpolations; all of `UPSAMPLERS` by default.
     model, snr, seed, axis
         Of the degradation, see `degradation.degrade`.
     mask : array of bool, shape (X, Y, Z), optional
@@ -191,7 +193,7 @@ def evaluate(
         names, or none where a slice is smaller than they take. On a few slices of a few weighted volumes; the
         conditions say with which weights.
     device, precision, ensemble, consistent
-        See `engine.super_resolve`.
+        See `inference.predict.super_resolve`.
     progress : callable (fraction, message), optional
     cancel : callable () -> bool, optional
     keep : callable (kind, DWI), optional
@@ -204,15 +206,19 @@ def evaluate(
     Cancelled
         If `cancel` returned True.
     """
-    if scale == 1 or not (methods or checkpoints):
-        raise InputError("There is nothing to evaluate; give a scale of 2 to 5 and at least one method or checkpoint.")
+    methods = tuple(UPSAMPLERS) if methods is None else methods
+    axis = slice_axis(dwi, axis)
+    asked = Scale.parse(scale, dwi, axis)
+    if max(asked.factors) == 1 or not (methods or checkpoints):
+        raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
     from ..checkpoints import load_checkpoint
     from ..inference.predict import super_resolve
 
     scorer = _scorer(dwi, mask, axis, fit, distances)
-    axis = scorer.axis
-    low = degrade(dwi, scale, model=model, axis=axis, snr=snr, seed=seed)
+    low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
+    # Whole voxels move the factor a little; this one leads back onto the original's grid.
+    back = Scale.between(low.spatial_shape, dwi.spatial_shape)
     started = time.perf_counter()
     total = len(methods) + len(checkpoints)
     found: list[tuple[Candidate, list[dict[str, Any]]]] = []
@@ -228,7 +234,6 @@ def evaluate(
     def measured(name: str, kind: str, up: DWI, start: float, sha256: str = "") -> None:
         seconds = time.perf_counter() - start
         report(0.5, f"Measuring {name}")
-        up = replace(up, signal=crop(up.signal, dwi.spatial_shape), affine=dwi.affine)
         if keep is not None:
             keep(kind, up)
         found.append(_candidate(scorer, name, kind, up, seconds=seconds, sha256=sha256))
@@ -236,21 +241,22 @@ def evaluate(
     for method in methods:
         report(0, f"Interpolating: {method}")
         start = time.perf_counter()
-        measured(method, "interpolation", interpolate(low, scale, method=method, axis=axis), start)
+        measured(method, "interpolation", interpolate(low, back, method=method, axis=axis, cancel=cancel), start)
     for source in checkpoints:
         checkpoint = load_checkpoint(source)
         label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
         up = super_resolve(
-            low, checkpoint, scale, device=device, precision=precision, axis=axis, ensemble=ensemble,
+            low, checkpoint, back, device=device, precision=precision, axis=axis, ensemble=ensemble,
             consistent=consistent, progress=lambda part, message: report(part / 2, message), cancel=cancel,
         )  # fmt: skip
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
-        checks[label] = self_checks(low, up, checkpoint.card, scale, axis=axis)
+        checks[label] = self_checks(low, up, checkpoint.card, axis=axis)
         scans = checkpoint.card.training.get("scans")  # free-form
         trained_on[label] = ", ".join(map(str, scans)) if isinstance(scans, list) else "not known"
     degradation = {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)}
-    conditions = {"task": "degrade and compare", "scale": scale, "degradation": degradation}
+    conditions: dict[str, Any] = {"task": "degrade and compare", "scale": str(scale), "degradation": degradation}
+    conditions["factors along the voxel axes"] = str(asked)
     if checkpoints:
         conditions |= {"device": device, "precision": precision, "ensemble": ensemble, "consistent": consistent}
         conditions["trained on"] = trained_on

@@ -121,9 +121,12 @@ def _subtitle(evaluation: Evaluation) -> str:
     scan = f"{_plain(known['matrix'])} voxels of {_plain(known['voxel size (mm)'])} mm, volumes: {volumes}"
     if known["task"] == "compare":
         return f"Two scans of {scan}."
+    lowered = f"degraded {known['factors along the voxel axes'].replace('x', ' × ')} times along its voxel axes"
+    if known["scale"].replace(".", "").isdigit():
+        lowered = f"degraded {known['scale']} × in-plane"
     noise = f" with Rician noise at SNR {known['degradation']['snr']:g}" if known["degradation"]["snr"] else ""
     return (
-        f"A scan of {scan}; degraded {known['scale']} × in-plane ({known['degradation']['model']}{noise}), "
+        f"A scan of {scan}; {lowered} ({known['degradation']['model']}{noise}), "
         "brought back by every method and compared with itself."
     )
 

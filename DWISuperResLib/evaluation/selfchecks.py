@@ -7,7 +7,7 @@ on; the ensemble's spread in the signal and in FA. Thresholds come from real sca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from ..microstructure import brain_mask, compute_maps
 from ..microstructure.tensor import design_matrix, determines_tensor
 from ..resampling.degradation import degrade
-from ..resampling.grid import crop, in_plane_axes, in_plane_factors, slice_axis
-from ..resampling.upsamplers import interpolate
+from ..resampling.grid import in_plane_axes, slice_axis
+from ..resampling.operators import map_volumes, operator
+from ..resampling.scale import Scale
 from .domain import TOLERANCE, check_domain
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ def self_checks(
     low: DWI,
     high: DWI,
     card: Card | None,
-    scale: int,
     uncertainty: NDArray[np.float32] | None = None,
     axis: int | str | None = None,
 ) -> list[Check]:
@@ -78,14 +78,12 @@ def self_checks(
     Parameters
     ----------
     low, high : DWI
-        Input and output; the output's far end may have been cropped.
+        Input and output, over one field of view: their matrices tell the scale.
     card : Card, optional
         Of the checkpoint; None for an interpolation: the domain is not checked, and k-space truncation is the
         degradation.
-    scale : int
-        In-plane factor between the two.
     uncertainty : array (X, Y, Z, N), optional
-        Standard deviation of the ensemble on the output's grid, see `engine.super_resolve_with_uncertainty`.
+        Standard deviation of the ensemble on the output's grid, see `predict.super_resolve_with_uncertainty`.
     axis : optional
         Slice axis, see `grid.slice_axis`.
 
@@ -96,17 +94,10 @@ def self_checks(
     """
     axis = slice_axis(low, axis)
     mask = brain_mask(low)
-    fine = mask
-    for a, factor in enumerate(in_plane_factors(scale, axis)):
-        fine = fine.repeat(int(factor), axis=a)
-    fine = crop(fine, high.spatial_shape)
+    fine = _on_grid(mask, high.spatial_shape)
     noise = noise_level(low, mask)
-    checks = [
-        *_grid_checks(low, high, fine, scale, axis),
-        _consistency_check(
-            low, high, mask, noise, scale, axis, (card.degradation if card else {}).get("model", "kspace")
-        ),
-    ]
+    model = (card.degradation if card else {}).get("model", "kspace")
+    checks = [*_grid_checks(low, high, fine, axis), _consistency_check(low, high, mask, noise, model)]
     if card is not None:
         checks += _domain_checks(low, card, mask, noise, axis)
     if uncertainty is not None:
@@ -114,10 +105,16 @@ def self_checks(
     return checks
 
 
-def warnings(low: DWI, high: DWI, card: Card, scale: int, uncertainty=None, axis=None) -> list[str]:
+def warnings(
+    low: DWI,
+    high: DWI,
+    card: Card,
+    uncertainty: NDArray[np.float32] | None = None,
+    axis: int | str | None = None,
+) -> list[str]:
     """A sentence for each of `self_checks` that fired; a failure to check is one, too, and does not cost the result."""
     try:
-        checks = self_checks(low, high, card, scale, uncertainty, axis)
+        checks = self_checks(low, high, card, uncertainty, axis)
     except Exception as error:
         return [f"The result could not be checked ({type(error).__name__}: {error})."]
     return [
@@ -204,43 +201,25 @@ def _shape_of(name: str, values: NDArray) -> dict[str, float]:
     }
 
 
-def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis: int) -> list[Check]:
-    """Of a few slices in the middle of the brain: of some volumes, and of the FA of all."""
-    from ..metrics.grid_artefacts import NoSliceError, grid_artefact_index
+def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], axis: int) -> list[Check]:
+    """Of a few slices in the middle of the brain: of some volumes, and of the FA of all.
 
-    area = mask.sum(axis=in_plane_axes(axis))
-    full = np.flatnonzero(area > 0.5 * area.max())
-    chosen = full[np.unique(np.linspace(0, len(full) - 1, _SLICES).round().astype(int))]
-    thin, coarse = (replace(dwi, signal=_slices(dwi.signal, chosen, axis)) for dwi in (high, low))
-    region = _slices(mask, chosen, axis)
-    plain = interpolate(coarse, scale, axis=axis)
-    plain = replace(plain, signal=crop(plain.signal, thin.spatial_shape), affine=thin.affine)
-    volumes = _spread_volumes(high)
-    stacks = {"signal": (thin.signal[..., volumes], plain.signal[..., volumes])}
+    Along every axis that was refined: in the slices, and in sections that hold the slice axis where that was.
+    """
+    refined = [n != m for n, m in zip(low.spatial_shape, high.spatial_shape, strict=True)]
+    sections = [axis] if any(refined[a] for a in in_plane_axes(axis)) or not refined[axis] else []
+    sections += [in_plane_axes(axis)[0]] if refined[axis] else []
+    found: dict[str, list[tuple[float, float, int]]] = {"signal": []}
     if determines_tensor(high.bvals, high.bvecs):
-        first, second = (compute_maps(dwi, ("fa",), mask=region)["fa"][..., None] for dwi in (thin, plain))
-        stacks["FA"] = (first, second)
+        found["FA"] = []
+    for across in sections:
+        for name, excesses in _excesses(low, high, mask, across, "FA" in found).items():
+            found[name] += excesses
     checks = []
-    for name, (image, interpolated) in stacks.items():
-        # Anatomy hides wide grids; what the network added to the interpolation shows them.
-        candidates = [image]
-        added = image - interpolated
-        if np.abs(added[region]).mean() > 1e-3 * np.abs(image[region]).mean():
-            candidates.append(added)
-        repeated = np.concatenate([np.moveaxis(region, axis, 0)] * image.shape[3])
-        found = []
-        for each in candidates:
-            if np.ptp(each[region]) <= 1e-6 * np.abs(interpolated).max():
-                continue  # an empty image has no pattern; the consistency check speaks of it
-            try:
-                index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
-            except NoSliceError:
-                continue  # too small a brain to tell
-            least = GRID_THRESHOLD_DB if name == "signal" else 0.0
-            found += [(v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)]
-        if not found:
+    for name, excesses in found.items():
+        if not excesses:
             continue
-        excess, threshold, period = max(found, key=lambda f: f[0] - f[1])
+        excess, threshold, period = max(excesses, key=lambda e: e[0] - e[1])
         advice = "No regular pattern stands out."
         if excess > threshold:
             advice = (
@@ -250,16 +229,73 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis:
     return checks
 
 
+def _excesses(
+    low: DWI, high: DWI, mask: NDArray[np.bool_], across: int, with_fa: bool
+) -> dict[str, list[tuple[float, float, int]]]:
+    """(excess, threshold, period) of the patterns in sections stacked along voxel axis `across`."""
+    from ..metrics.grid_artefacts import NoSliceError, grid_artefact_index
+
+    area = mask.sum(axis=in_plane_axes(across))
+    full = np.flatnonzero(area > 0.5 * area.max())
+    chosen = full[np.unique(np.linspace(0, len(full) - 1, _SLICES).round().astype(int))]
+    thin = replace(high, signal=_slices(high.signal, chosen, across))
+    plain = replace(high, signal=_interpolated(low, high.spatial_shape, chosen, across))
+    region = _slices(mask, chosen, across)
+    volumes = _spread_volumes(high)
+    stacks = {"signal": (thin.signal[..., volumes], plain.signal[..., volumes])}
+    if with_fa:
+        first, second = (compute_maps(dwi, ("fa",), mask=region)["fa"][..., None] for dwi in (thin, plain))
+        stacks["FA"] = (first, second)
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in stacks}
+    for name, (image, interpolated) in stacks.items():
+        # Anatomy hides wide grids; what the network added to the interpolation shows them.
+        candidates = [image]
+        added = image - interpolated
+        if np.abs(added[region]).mean() > 1e-3 * np.abs(image[region]).mean():
+            candidates.append(added)
+        repeated = np.concatenate([np.moveaxis(region, across, 0)] * image.shape[3])
+        for each in candidates:
+            if np.ptp(each[region]) <= 1e-6 * np.abs(interpolated).max():
+                continue  # an empty image has no pattern; the consistency check speaks of it
+            try:
+                index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, across), (0, 1))), repeated)
+            except NoSliceError:
+                continue  # too small a brain to tell
+            least = GRID_THRESHOLD_DB if name == "signal" else 0.0
+            found[name] += [
+                (v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)
+            ]
+    return found
+
+
 def _slices(array: NDArray, chosen: NDArray[np.intp], axis: int) -> NDArray:
     """Some slices of (X, Y, Z, ...), in Fortran order."""
     return np.asfortranarray(array[tuple(chosen if a == axis else slice(None) for a in range(3))])
 
 
-def _consistency_check(low, high, mask, noise, scale, axis, model) -> Check:
+def _interpolated(low: DWI, shape: Sequence[int], chosen: NDArray[np.intp], across: int) -> NDArray[np.float32]:
+    """Some sections of the sinc interpolation of `low` to a finer matrix, without the others."""
+    signal, operators = low.signal, {}
+    for a, (n, m) in enumerate(zip(low.spatial_shape, shape, strict=True)):
+        if a == across and n == m:
+            signal = _slices(signal, chosen, across)
+        elif n != m:
+            matrix = operator(n, m, "sinc")
+            operators[a] = matrix[chosen] if a == across else matrix
+    return map_volumes(signal, operators)
+
+
+def _on_grid(mask: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """The mask on another grid over the same field of view: each voxel takes the one that holds its centre."""
+    nearest = [((2 * np.arange(m) + 1) * n) // (2 * m) for n, m in zip(mask.shape, shape, strict=True)]
+    return mask[np.ix_(*nearest)]
+
+
+def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, model: str) -> Check:
     volumes = _spread_volumes(low)
     part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
-    again = degrade(part, scale, model=model, axis=axis)
-    difference = crop(again.signal, low.spatial_shape)[mask] - low.signal[mask][:, volumes]
+    again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model)
+    difference = again.signal[mask] - low.signal[mask][:, volumes]
     value = float(np.sqrt((difference.astype(np.float64) ** 2).mean()) / max(noise, 1e-12))
     fired = not value <= CONSISTENCY_THRESHOLD
     advice = "The output, degraded again, equals the input within its noise."

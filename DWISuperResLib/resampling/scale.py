@@ -37,7 +37,7 @@ class Scale:
     Raises
     ------
     InputError
-        If there are not three factors, or one lies outside 1 to `MAX_FACTOR`.
+        If there are not three factors, or one is below 1 or, where it was asked for, above `MAX_FACTOR`.
 
     Examples
     --------
@@ -49,7 +49,10 @@ class Scale:
     factors: tuple[Fraction, Fraction, Fraction]
 
     def __post_init__(self) -> None:
-        if len(self.factors) != 3 or not all(1 <= f <= MAX_FACTOR for f in self.factors):
+        self._check(math.inf)
+
+    def _check(self, largest: float) -> None:
+        if len(self.factors) != 3 or not all(1 <= f <= largest for f in self.factors):
             raise InputError(
                 f"The scale has the factors {', '.join(_text(f) for f in self.factors)}; expected three, each from 1 "
                 f"to {MAX_FACTOR}."
@@ -59,7 +62,9 @@ class Scale:
     def of(cls, *factors: float | Fraction) -> Scale:
         """The scale of three numbers, one for each voxel axis."""
         first, second, third = (_fraction(f) for f in factors)
-        return cls((first, second, third))
+        scale = cls((first, second, third))
+        scale._check(MAX_FACTOR)
+        return scale
 
     @classmethod
     def in_plane(cls, factor: float | Fraction, axis: int) -> Scale:
@@ -74,7 +79,16 @@ class Scale:
 
     @classmethod
     def between(cls, coarse: Sequence[int], fine: Sequence[int]) -> Scale:
-        """The exact factors that lead from one matrix to another over the same field of view."""
+        """The exact factors that lead from one matrix to another over the same field of view.
+
+        These may exceed `MAX_FACTOR`: at 5, an axis of 96 voxels becomes one of 19, whose voxels are 96/19 times as
+        large.
+
+        Examples
+        --------
+        >>> str(Scale.between((19, 40, 10), (96, 80, 10)))
+        '5.053x2x1'
+        """
         first, second, third = (Fraction(m, n) for n, m in zip(coarse, fine, strict=True))
         return cls((first, second, third))
 

@@ -243,17 +243,17 @@ def _measure(tree: dict[str, Any], weights: str) -> dict[str, Any]:
     config = validated({**tree, "output": tree["data"]["cache"]})
     torch.manual_seed(config.seed)
     network: Any = build(config.network.architecture, **config.network.arguments)
-    loader = DWIData(config, network.slice_input, None)
+    loader = DWIData(config, network.view, None)
     loader.prepare_data()
     loader.setup("fit")
-    batches = Batches(loader.scans, network.slice_input, config, None)
+    batches = Batches(loader.scans, network.view, config, None)
     arguments = _backbone(weights)
     backbone = build_backbone(arguments.pop("backbone"), PAPER_TAPS, **arguments)
     ratios, seconds = [], math.inf
     for index in range(4):
         shown = batches[index]
         start = time.perf_counter()
-        prediction = network(shown["input"], shown["scale"])
+        prediction = network(shown["input"], shown["target"].shape[2:])
         prediction.square().mean().backward()
         seconds = min(seconds, time.perf_counter() - start)
         pair = (prediction.detach() / WHITE[config.normalisation], shown["target"] / WHITE[config.normalisation])

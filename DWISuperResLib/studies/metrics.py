@@ -28,7 +28,7 @@ from ..metrics.grid_artefacts import grid_artefact_index
 from ..metrics.rank import RankCorrelation, rank_correlation, reader_agreement
 from ..resampling.degradation import degrade
 from ..resampling.grid import in_plane_axes
-from ..resampling.upsamplers import METHODS
+from ..resampling.upsamplers import UPSAMPLERS
 from .base import (
     STUDIES,
     Cancel,
@@ -94,7 +94,7 @@ class MetricOptions(StudyOptions):
     distances: Sequence[str] | None = option(None, "deep distances (default: all at hand)", fixed=False)
     weights: Mapping[str, str] = option(dict, "weights of a distance, or NAME=untrained", fixed=False)
     download: bool = option(False, "fetch trained weights that are not at hand", fixed=False)
-    readers: str | Path | None = option(None, "scores of human readers: scan, version, reader, score", fixed=False)
+    readers: str | None = option(None, "scores of human readers: scan, version, reader, score", fixed=False)
     slices: int = option(6, "slices of each scan")
     keep_images: bool = option(False, "write every version, for readers", fixed=False)
 
@@ -232,7 +232,7 @@ def plan_versions(
         served = {c: read_card(c).name for c in checkpoints if scale in read_card(c).scales}
         for level in (None, *snr):
             suffix = "" if level is None else f" SNR {level:g}"
-            for method in METHODS if level is None else ("linear", "sinc"):
+            for method in UPSAMPLERS if level is None else ("linear", "sinc"):
                 versions[f"x{scale} {method}{suffix}"] = _restored(scale, "kspace", level, seed, method=method)
             for checkpoint, name in served.items():
                 versions[f"x{scale} {name}{suffix}"] = _restored(scale, "kspace", level, seed, checkpoint=checkpoint)
@@ -349,14 +349,14 @@ def _restored(
 ) -> Version:
     def make(case: Case) -> DWI:
         low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
-        return restore(case, low, scale, method=method, checkpoint=checkpoint)
+        return restore(case, low, method=method, checkpoint=checkpoint)
 
     return make
 
 
 def _blurred(case: Case, width: float) -> DWI:
-    sizes = case.dwi.voxel_sizes[list(in_plane_axes(case.axis))]
-    return degrade(case.dwi, 1, model="gaussian", axis=case.axis, fwhm=[float(width * s) for s in sizes])
+    widths = [0.0 if a == case.axis else width * float(size) for a, size in enumerate(case.dwi.voxel_sizes)]
+    return degrade(case.dwi, 1, model="gaussian", axis=case.axis, fwhm=widths)
 
 
 def _gridded(case: Case, period: int, amplitude: float, seed: int) -> DWI:

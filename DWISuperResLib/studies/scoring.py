@@ -17,7 +17,8 @@ from ..metrics import metrics_of
 from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
 from ..microstructure import brain_mask
 from ..resampling.degradation import degrade, rician
-from ..resampling.grid import crop, slice_axis
+from ..resampling.grid import slice_axis
+from ..resampling.scale import Scale
 from .base import Row
 
 MAPS = ("fa", "qa")
@@ -66,17 +67,16 @@ def open_case(path: Path, count: int) -> Case:
     return Case(path.name.split(".")[0], replace(dwi, signal=dwi.signal[block], affine=affine), mask[block], axis)
 
 
-def restore(case: Case, low: DWI, scale: int, *, method: str = "sinc", checkpoint: str | Path | None = None) -> DWI:
+def restore(case: Case, low: DWI, *, method: str = "sinc", checkpoint: str | Path | None = None) -> DWI:
     """Bring a scan of lower resolution back onto the case's grid, by a network or by interpolation."""
+    scale = Scale.between(low.spatial_shape, case.dwi.spatial_shape)
     if checkpoint is None:
         from ..resampling.upsamplers import interpolate
 
-        high = interpolate(low, scale, method=method, axis=case.axis)
-    else:
-        from ..inference.predict import super_resolve
+        return interpolate(low, scale, method=method, axis=case.axis)
+    from ..inference.predict import super_resolve
 
-        high = super_resolve(low, str(checkpoint), scale, precision="fp32", axis=case.axis)
-    return replace(high, signal=crop(high.signal, case.dwi.spatial_shape), affine=case.dwi.affine)
+    return super_resolve(low, str(checkpoint), scale, precision="fp32", axis=case.axis)
 
 
 def row_of(case: Case, scores: Scores) -> Row:
@@ -98,7 +98,7 @@ def score_case(
     Also keeps a slice of the DWI, and of the DWI and FA residuals, in `images`.
     """
     low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
-    test = restore(case, low, scale, checkpoint=checkpoint)
+    test = restore(case, low, checkpoint=checkpoint)
     scores = case.scorer(test)
     row = row_of(case, scores)
     weighted = ~case.dwi.is_b0
