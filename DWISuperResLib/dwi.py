@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -82,6 +83,50 @@ class DWI:
     def voxel_sizes(self) -> NDArray[np.float64]:
         """(3,) voxel sizes in mm."""
         return np.linalg.norm(self.affine[:3, :3], axis=0)
+
+    def mean_b0(self) -> NDArray[np.float32]:
+        """(X, Y, Z) mean of the b0 volumes, of all volumes where there is no b0.
+
+        Examples
+        --------
+        >>> signal = np.stack([np.full((2, 2, 2), v) for v in (90.0, 110.0, 30.0)], axis=-1)
+        >>> float(DWI(signal, np.eye(4), [0, 5, 1000], [[0, 0, 0], [0, 0, 0], [1, 0, 0]]).mean_b0().max())
+        100.0
+        """
+        volumes = np.flatnonzero(self.is_b0) if self.is_b0.any() else np.arange(self.n_volumes)
+        return _sum_of_volumes(self.signal, volumes) / np.float32(len(volumes))
+
+    def foreground_b0(self) -> float:
+        """Mean b0 signal over its foreground: the signal in the library's one definition of SNR.
+
+        SNR = this / the standard deviation of the noise in one channel (real or imaginary).
+        """
+        mean = self.mean_b0()
+        return float(mean[foreground_mask(mean)].mean())
+
+
+def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """(X, Y, Z) voxels at least as bright as the mean of the mean volume: the head, roughly, at the cost of one pass.
+
+    Parameters
+    ----------
+    signal : array, shape (X, Y, Z) or (X, Y, Z, N)
+
+    Examples
+    --------
+    >>> foreground_mask(np.array([[[0.0, 1.0, 9.0]]], np.float32)).tolist()
+    [[[False, False, True]]]
+    """
+    total = _sum_of_volumes(signal, range(signal.shape[3])) if signal.ndim == 4 else signal
+    return total >= total.mean()
+
+
+def _sum_of_volumes(signal: NDArray[np.float32], volumes: Iterable[int]) -> NDArray[np.float32]:
+    """A volume at a time: no copy of the scan."""
+    total = np.zeros(signal.shape[:3], np.float32)
+    for n in volumes:
+        total += signal[..., n]
+    return total
 
 
 def shells(bvals: NDArray[np.float64]) -> list[NDArray[np.intp]]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from ..dwi import DWI
 
-STUDIES = {"layers": "run_layer_study", "untrained": "run_untrained_study", "metrics": "run_metric_study"}
 _NO_STUDY_OPTIONS = {"command", "study", "data", "output", "progress", "debug"}
 
 
@@ -56,7 +54,7 @@ def run(arguments: argparse.Namespace, report: Reporter) -> None:
         else:
             result = super_resolve(dwi, checkpoint, arguments.scale, ensemble=arguments.ensemble, **options)
         report(0.95, "Checking the result")
-        facts["warnings"] = warnings(dwi, result, checkpoint.card, arguments.scale, deviation, arguments.axis)
+        facts["warnings"] = warnings(dwi, result, checkpoint.card, deviation, arguments.axis)
     _write(result, arguments.output, arguments, report)
     report(1.0, "Done")
     lines = [f"Wrote {arguments.output}: {_grid_text(dwi)} -> {_grid_text(result)}"]
@@ -122,23 +120,20 @@ def compare(arguments: argparse.Namespace, report: Reporter) -> None:
         reference = read_dwi(arguments.reference)
         report.status(f"Reading {arguments.test}")
         test = read_dwi(arguments.test)
-        from ..evaluation.compare import compare
         from ..evaluation.report import write_comparison_report
 
         mask = _read_mask(arguments.mask, reference)
         report(0.2, "Fitting and comparing maps")
-        comparison = compare(reference, test, arguments.maps, mask=mask, fit=arguments.fit)
-        report(0.6, "Writing")
+        evaluation = write_comparison_report(
+            reference, test, folder / "report.html", maps=arguments.maps, mask=mask, fit=arguments.fit,
+            run={"reference": arguments.reference, "test": arguments.test},
+        )  # fmt: skip
+        report(0.9, "Writing")
+        comparison = evaluation.comparison(arguments.maps)
         for kind in ("reference", "test", "difference"):
             for name, values in getattr(comparison, kind).items():
                 write_image(values, comparison.affine, folder / f"{name}_{kind}.{arguments.format}")
-        columns = list(comparison.statistics[0])
-        rows = [columns, *([str(row[column]) for column in columns] for row in comparison.statistics)]
-        (folder / "statistics.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-        write_comparison_report(
-            reference, test, folder / "report.html",
-            mask=comparison.mask, fit=arguments.fit, run={"reference": arguments.reference, "test": arguments.test},
-        )  # fmt: skip
+        (folder / "statistics.tsv").write_text(comparison.as_tsv(), encoding="utf-8")
     outdir = arguments.outdir
     report(1.0, "Done")
     report.result(
@@ -158,13 +153,12 @@ def evaluate(arguments: argparse.Namespace, report: Reporter) -> None:
         report.status("Loading the networks")
         from ..evaluation.evaluate import evaluate
         from ..evaluation.report import write_report
-        from ..resampling.upsamplers import UPSAMPLERS
 
         evaluation = evaluate(
             dwi,
             arguments.scale,
             arguments.checkpoint,
-            methods=arguments.methods or tuple(UPSAMPLERS),
+            methods=arguments.methods,
             model=arguments.model,
             snr=arguments.snr,
             seed=arguments.seed,
@@ -198,9 +192,11 @@ def train(arguments: argparse.Namespace, report: Reporter) -> None:
 def study(arguments: argparse.Namespace, report: Reporter) -> None:
     """Run a study with the options that were given; the study has its own defaults."""
     report.status("Loading PyTorch")
-    run_study = getattr(import_module(f"..studies.{arguments.study}", __package__), STUDIES[arguments.study])
+    from ..studies import STUDIES
+
+    study = STUDIES.find(arguments.study)
     given = {name: value for name, value in vars(arguments).items() if name not in _NO_STUDY_OPTIONS}
-    page = run_study(arguments.data, arguments.output, progress=report, **given)
+    page = study.run(study.options(data=arguments.data, output=arguments.output, **given), progress=report)
     report.result(f"Wrote {page}", report=str(page))
 
 

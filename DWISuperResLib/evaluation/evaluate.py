@@ -10,39 +10,33 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwi import DWI, shells
+from ..dwi import DWI
 from ..errors import Cancelled, InputError
-from ..metrics import image_scores, residual_spectrum
-from ..microstructure import angular_error, brain_mask, compute_maps, principal_direction
+from ..metrics import residual_spectrum
 from ..provenance import signal_hash, versions
 from ..resampling.degradation import degrade
-from ..resampling.grid import AXIS_NAMES, check_same_grid, crop, in_plane_axes, slice_axis
+from ..resampling.grid import AXIS_NAMES, in_plane_axes, slice_axis
+from ..resampling.scale import Scale, ScaleLike
 from ..resampling.upsamplers import UPSAMPLERS, interpolate
+from . import scorer as scoring
+from .compare import Comparison
+from .scorer import Scorer, Scores, find_value, volume_groups
 from .selfchecks import Check, self_checks
 
+if TYPE_CHECKING:
+    from ..metrics.deep import DeepDistance
+
 MAPS = ("fa", "md", "qa", "gfa")
-FA_CLASSES = {
-    "FA < 0.2": (0.0, 0.2),
-    "FA 0.2-0.4": (0.2, 0.4),
-    "FA 0.4-0.6": (0.4, 0.6),
-    "FA >= 0.6": (0.6, math.inf),
-}
-"""Classes by the reference's FA: roughly grey matter and fluid, mixed, white matter, densest white matter."""
-DIRECTION_FA = 0.2
-"""Principal directions are compared where the reference's FA is at least this: below, they are mostly noise."""
-
-DISTANCE_SLICES, DISTANCE_VOLUMES = 4, 3
-"""Deep feature distances look at this many slices of this many weighted volumes."""
-
-COLUMNS = ("method", "kind", "quantity", "metric", "value", "region", "volumes", "voxels", "data_range")
+"""Maps that are scored and that the report shows."""
+COLUMNS = ("method", "kind", *scoring.COLUMNS)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +80,10 @@ class Evaluation:
         What was run and on what, in plain JSON values, software versions and hashes included.
     affine : array, shape (4, 4)
     slice_axis : int
-    mask : array of bool, shape (X, Y, Z)
+    regions : dict of array of bool (X, Y, Z)
+        By name, see `regions.REGIONS`.
+    qa_scale : float
+        Factor that maps of QA and ISO were multiplied with: the reference's largest QA becomes 1.
     reference : Candidate
     candidates : tuple of Candidate
     scores : list of dict
@@ -98,19 +95,30 @@ class Evaluation:
     conditions: dict[str, Any]
     affine: NDArray[np.float64]
     slice_axis: int
-    mask: NDArray[np.bool_]
+    regions: dict[str, NDArray[np.bool_]]
+    qa_scale: float
     reference: Candidate
     candidates: tuple[Candidate, ...]
     scores: list[dict[str, Any]]
     checks: dict[str, list[Check]] = field(default_factory=dict)
 
+    @property
+    def mask(self) -> NDArray[np.bool_]:
+        """(X, Y, Z) what was measured."""
+        return self.regions["brain"]
+
     def score(self, method: str, quantity: str, metric: str, *, region: str = "brain", volumes: str = "") -> float:
         """The value of one row; NaN where it was not measured."""
-        wanted = (method, quantity, metric, region, volumes)
-        for row in self.scores:
-            if (row["method"], row["quantity"], row["metric"], row["region"], row["volumes"]) == wanted:
-                return row["value"]
-        return math.nan
+        wanted = {"quantity": quantity, "metric": metric, "region": region, "volumes": volumes}
+        return find_value(self.scores, method=method, **wanted)
+
+    def comparison(self, maps: Sequence[str]) -> Comparison:
+        """Maps of the first candidate beside the reference's, as `compare` returns them: nothing is fitted again."""
+        test = self.candidates[0]
+        rows = [row for row in self.scores if row["method"] == test.name]
+        return Comparison.of(
+            maps, self.reference.maps, test.maps, rows, self.regions, affine=self.affine, qa_scale=self.qa_scale
+        )
 
     @property
     def shells(self) -> list[str]:
@@ -142,10 +150,10 @@ class Evaluation:
 
 def evaluate(
     dwi: DWI,
-    scale: int,
+    scale: ScaleLike,
     checkpoints: Sequence[str | Path] = ("default",),
     *,
-    methods: Sequence[str] = tuple(UPSAMPLERS),
+    methods: Sequence[str] | None = None,
     model: str = "kspace",
     snr: float | None = None,
     seed: int = 0,
@@ -167,12 +175,13 @@ def evaluate(
     ----------
     dwi : DWI
         The reference.
-    scale : int
-        In-plane factor, 2 to 5.
+    scale : Scale, number, str or three numbers
+        How much coarser: 2 (in-plane), "2.5", "1x1x3", see `Scale.parse`. Every result is on the original's grid,
+        whatever its matrix.
     checkpoints : sequence of str or path
         Shipped names or files; may be empty.
-    methods : sequence of str
-        Classical interpolations.
+    methods : sequence of str, optional
+        Classical interpolations; all of `UPSAMPLERS` by default.
     model, snr, seed, axis
         Of the degradation, see `degradation.degrade`.
     mask : array of bool, shape (X, Y, Z), optional
@@ -184,7 +193,7 @@ def evaluate(
         names, or none where a slice is smaller than they take. On a few slices of a few weighted volumes; the
         conditions say with which weights.
     device, precision, ensemble, consistent
-        See `engine.super_resolve`.
+        See `inference.predict.super_resolve`.
     progress : callable (fraction, message), optional
     cancel : callable () -> bool, optional
     keep : callable (kind, DWI), optional
@@ -197,17 +206,22 @@ def evaluate(
     Cancelled
         If `cancel` returned True.
     """
-    if scale == 1 or not (methods or checkpoints):
-        raise InputError("There is nothing to evaluate; give a scale of 2 to 5 and at least one method or checkpoint.")
+    methods = tuple(UPSAMPLERS) if methods is None else methods
+    axis = slice_axis(dwi, axis)
+    asked = Scale.parse(scale, dwi, axis)
+    if max(asked.factors) == 1 or not (methods or checkpoints):
+        raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
     from ..checkpoints import load_checkpoint
     from ..inference.predict import super_resolve
 
-    axis = slice_axis(dwi, axis)
-    low = degrade(dwi, scale, model=model, axis=axis, snr=snr, seed=seed)
-    measure = _Measurement(dwi, axis, mask, fit, distances=distances)
+    scorer = _scorer(dwi, mask, axis, fit, distances)
+    low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
+    # Whole voxels move the factor a little; this one leads back onto the original's grid.
+    back = Scale.between(low.spatial_shape, dwi.spatial_shape)
+    started = time.perf_counter()
     total = len(methods) + len(checkpoints)
-    candidates: list[Candidate] = []
+    found: list[tuple[Candidate, list[dict[str, Any]]]] = []
     checks: dict[str, list[Check]] = {}
     trained_on: dict[str, str] = {}
 
@@ -215,38 +229,40 @@ def evaluate(
         if cancel and cancel():
             raise Cancelled("The evaluation was cancelled.")
         if progress:
-            progress((len(candidates) + part) / total, message)
+            progress((len(found) + part) / total, message)
 
     def measured(name: str, kind: str, up: DWI, start: float, sha256: str = "") -> None:
         seconds = time.perf_counter() - start
         report(0.5, f"Measuring {name}")
-        up = replace(up, signal=crop(up.signal, dwi.spatial_shape), affine=dwi.affine)
         if keep is not None:
             keep(kind, up)
-        candidates.append(measure(name, kind, up, seconds=seconds, sha256=sha256))
+        found.append(_candidate(scorer, name, kind, up, seconds=seconds, sha256=sha256))
 
     for method in methods:
         report(0, f"Interpolating: {method}")
         start = time.perf_counter()
-        measured(method, "interpolation", interpolate(low, scale, method=method, axis=axis), start)
+        measured(method, "interpolation", interpolate(low, back, method=method, axis=axis, cancel=cancel), start)
     for source in checkpoints:
         checkpoint = load_checkpoint(source)
-        label = _unique(checkpoint.card.name, [c.name for c in candidates])
+        label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
         up = super_resolve(
-            low, checkpoint, scale, device=device, precision=precision, axis=axis, ensemble=ensemble,
+            low, checkpoint, back, device=device, precision=precision, axis=axis, ensemble=ensemble,
             consistent=consistent, progress=lambda part, message: report(part / 2, message), cancel=cancel,
         )  # fmt: skip
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
-        checks[label] = self_checks(low, up, checkpoint.card, scale, axis=axis)
+        checks[label] = self_checks(low, up, checkpoint.card, axis=axis)
         scans = checkpoint.card.training.get("scans")  # free-form
         trained_on[label] = ", ".join(map(str, scans)) if isinstance(scans, list) else "not known"
     degradation = {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)}
-    conditions = {"task": "degrade and compare", "scale": scale, "degradation": degradation}
+    conditions: dict[str, Any] = {"task": "degrade and compare", "scale": str(scale), "degradation": degradation}
+    conditions["factors along the voxel axes"] = str(asked)
     if checkpoints:
         conditions |= {"device": device, "precision": precision, "ensemble": ensemble, "consistent": consistent}
         conditions["trained on"] = trained_on
-    return measure.result(conditions, candidates, checks)
+    conditions["region"] = "brain mask of the reference" if mask is None else "given mask"
+    conditions["seconds"] = round(time.perf_counter() - started, 1)
+    return _evaluation(scorer, conditions, found, checks)
 
 
 def assess(
@@ -254,6 +270,7 @@ def assess(
     test: DWI,
     *,
     names: tuple[str, str] = ("reference", "test"),
+    maps: Collection[str] = (),
     mask: NDArray[np.bool_] | None = None,
     axis: int | str | None = None,
     fit: str = "wls",
@@ -261,168 +278,112 @@ def assess(
 ) -> Evaluation:
     """Measure one given scan against another on the same grid with the same gradient table.
 
-    Voxels of the test beyond the far end of the reference's matrix (padding) are left out.
+    `maps` are scored besides those that the report shows (`MAPS`).
 
     Raises
     ------
     InputError
         If grids or gradient tables differ.
     """
-    if all(n >= m for n, m in zip(test.spatial_shape, reference.spatial_shape, strict=True)):
-        test = replace(test, signal=crop(test.signal, reference.spatial_shape))
-    check_same_grid(reference, test, names)
-    if reference.n_volumes != test.n_volumes or np.abs(reference.bvals - test.bvals).max() > 1:
-        raise InputError(
-            f"The {names[0]} has {reference.n_volumes} volumes and the {names[1]} {test.n_volumes}, or their b-values "
-            "differ; both must be measured with the same gradient table."
-        )
-    measure = _Measurement(reference, slice_axis(reference, axis), mask, fit, names[0], distances)
-    return measure.result({"task": "compare"}, [measure(names[1], "scan", test, sha256=signal_hash(test))], {})
+    started = time.perf_counter()
+    scorer = _scorer(reference, mask, axis, fit, distances, name=names[0], maps=maps)
+    found = [_candidate(scorer, names[1], "scan", test, sha256=signal_hash(test))]
+    conditions = {
+        "task": "compare",
+        "region": "brain mask of the reference" if mask is None else "given mask",
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    return _evaluation(scorer, conditions, found, {})
 
 
-def volume_groups(dwi: DWI) -> dict[str, NDArray[np.intp]]:
-    """Volumes by b-value: "b0", then "b1000", ... (mean b of each shell, to 50 s/mm²)."""
-    groups = {"b0": np.flatnonzero(dwi.is_b0)} if dwi.is_b0.any() else {}
-    return groups | {f"b{round(dwi.bvals[s].mean() / 50) * 50:d}": np.sort(s) for s in shells(dwi.bvals)}
+def _scorer(
+    reference: DWI,
+    mask: NDArray[np.bool_] | None,
+    axis: int | str | None,
+    fit: str,
+    distances: Sequence[str] | None,
+    *,
+    name: str = "reference",
+    maps: Collection[str] = (),
+) -> Scorer:
+    """One that measures all that the report shows, and `maps` besides."""
+    axis = slice_axis(reference, axis)
+    return Scorer(
+        reference, mask, maps=(*MAPS, *maps), groups=volume_groups(reference), direction=True, axis=axis, fit=fit,
+        name=name, distances=_deep_distances(distances, min(reference.spatial_shape[a] for a in in_plane_axes(axis))),
+    )  # fmt: skip
 
 
-class _Measurement:
-    """The reference, measured once; calling it measures a candidate against it."""
-
-    def __init__(self, dwi: DWI, axis: int, mask, fit: str, name: str = "reference", distances=None):
-        self.dwi, self.axis, self.fit = dwi, axis, fit
-        self.given_mask = mask is not None
-        self.mask = brain_mask(dwi) if mask is None else np.asarray(mask, dtype=bool)
-        if self.mask.shape != dwi.spatial_shape or not self.mask.any():
-            raise InputError(
-                f"The mask has shape {self.mask.shape} and {int(self.mask.sum())} voxels; expected the scan's "
-                f"{dwi.spatial_shape} with the brain marked."
-            )
-        self.shells = volume_groups(dwi)
-        self.distances = _deep_distances(distances, min(dwi.spatial_shape[a] for a in in_plane_axes(axis)))
-        self.scores: list[dict[str, Any]] = []
-        self.start = time.perf_counter()
-        self.reference = self._reduce(name, "reference", dwi, sha256=signal_hash(dwi))
-        fa = self.reference.maps["fa"]
-        self.regions = {"brain": self.mask}
-        for label, (low, high) in FA_CLASSES.items():
-            self.regions[label] = self.mask & (fa >= low) & (fa < high)
-
-    def __call__(self, name: str, kind: str, test: DWI, *, seconds: float = 0.0, sha256: str = "") -> Candidate:
-        candidate = self._reduce(name, kind, test, seconds=seconds, sha256=sha256)
-        self._score_signal(candidate, test)
-        self._score_distances(candidate, test)
-        for quantity, values in candidate.maps.items():
-            self._score_map(candidate, quantity, values.astype(np.float64) - self.reference.maps[quantity])
-        angle = angular_error(candidate.direction, self.reference.direction)
-        directed = self.reference.maps["fa"] >= DIRECTION_FA
-        for region, inside in self.regions.items():
-            if (inside := inside & directed).any():
-                values = angle[inside]
-                found = {"mean_deg": values.mean(), "median_deg": np.median(values)}
-                label = f"FA >= {DIRECTION_FA}" if region == "brain" else region
-                self._add(candidate, "direction", found, label, len(values))
-        return candidate
-
-    def result(self, conditions: dict[str, Any], candidates: Sequence[Candidate], checks) -> Evaluation:
-        dwi = self.dwi
-        conditions = {
-            **conditions,
-            "matrix": list(dwi.spatial_shape),
-            "voxel size (mm)": [round(float(v), 4) for v in dwi.voxel_sizes],
-            "volumes": {name: len(members) for name, members in self.shells.items()},
-            "slice axis": AXIS_NAMES[self.axis],
-            "region": "given mask" if self.given_mask else "brain mask of the reference",
-            "voxels in the region": int(self.mask.sum()),
-            "data range": "largest reference value in the region, for each b-value",
-            "tensor fit": self.fit,
-            "QA scale": "one for all: that of the reference",
-            "deep distances": {d.name: d.weights for d in self.distances},
-            "seconds": round(time.perf_counter() - self.start, 1),
-            "sha256": {c.name: c.sha256 for c in (self.reference, *candidates) if c.sha256},
-            "versions": versions(),
-        }
-        return Evaluation(
-            conditions, dwi.affine, self.axis, self.mask, self.reference, tuple(candidates), self.scores, checks
-        )
-
-    def _reduce(self, name: str, kind: str, dwi: DWI, **extra) -> Candidate:
-        first_weighted = int(np.flatnonzero(~self.dwi.is_b0)[0]) if not self.dwi.is_b0.all() else 0
-        images = {"dwi": dwi.signal[..., first_weighted].copy()}
-        if self.dwi.is_b0.any():
-            images["b0"] = dwi.signal[..., self.dwi.is_b0].mean(-1)
-        maps = compute_maps(dwi, MAPS, fit=self.fit, mask=self.mask)
-        if kind == "reference":
-            self.qa_scale = np.float32(1 / max(float(maps["qa"].max()), 1e-30))
-        maps["qa"] *= self.qa_scale
-        direction = principal_direction(dwi, self.mask, fit=self.fit)
-        return Candidate(name, kind, images, maps, direction, **extra)
-
-    def _score_signal(self, candidate: Candidate, test: DWI) -> None:
-        conditions = ("data_range", "voxels", "volumes", "ssim_volumes", "ms_ssim_scales")
-        for shell, members in self.shells.items():
-            pair = (self.dwi.signal[..., members], test.signal[..., members])
-            found = image_scores(*pair, mask=self.mask, slice_axis=self.axis)
-            values = {k: v for k, v in found.items() if k not in conditions}
-            self._add(candidate, "signal", values, "brain", found["voxels"], shell, found["data_range"])
-        spectra = []
-        for n in np.flatnonzero(~self.dwi.is_b0):
-            residual = test.signal[..., n] - self.dwi.signal[..., n]
-            spectra.append(residual_spectrum(residual, mask=self.mask, slice_axis=self.axis)[1])
-        if spectra:
-            candidate.spectra["dwi"] = np.mean(spectra, axis=0)
-        for quantity in ("fa", "qa"):
-            residual = candidate.maps[quantity] - self.reference.maps[quantity]
-            candidate.spectra[quantity] = residual_spectrum(residual, mask=self.mask, slice_axis=self.axis)[1]
-
-    def _score_distances(self, candidate: Candidate, test: DWI) -> None:
-        from ..metrics.deep import sample_slices
-
-        weighted = np.flatnonzero(~self.dwi.is_b0)
-        if not self.distances or not len(weighted):
-            return
-        members = weighted[np.unique(np.linspace(0, len(weighted) - 1, DISTANCE_VOLUMES).round().astype(int))]
-        pair = (self.dwi.signal[..., members], test.signal[..., members])
-        images, reference, inside = sample_slices(*pair, self.mask, self.axis, slices=DISTANCE_SLICES)
-        data_range = float(pair[0][self.mask].max())
-        for distance in self.distances:
-            found = distance(images, reference, mask=inside, data_range=data_range)
-            where = ("brain", inside.sum(), "weighted", found.data_range)
-            self._add(candidate, "deep distance", {distance.name: found.value}, *where)
-
-    def _score_map(self, candidate: Candidate, quantity: str, difference: NDArray) -> None:
-        for region, inside in self.regions.items():
-            if not inside.any():
-                continue
-            error = difference[inside]
-            bias, spread = error.mean(), error.std(ddof=1) if len(error) > 1 else 0.0
-            found = {
-                "mae": np.abs(error).mean(),
-                "rmse": np.sqrt((error**2).mean()),
-                "bias": bias,
-                "loa_lower": bias - 1.96 * spread,
-                "loa_upper": bias + 1.96 * spread,
-            }
-            pair = (self.reference.maps[quantity][inside], candidate.maps[quantity][inside])
-            if min(np.ptp(p) for p in pair) > 0:
-                found["correlation"] = np.corrcoef(*pair)[0, 1]
-            self._add(candidate, quantity, found, region, len(error))
-
-    def _add(self, candidate, quantity, values, region, voxels, volumes="", data_range=math.nan) -> None:
-        shared = {"region": region, "volumes": volumes, "voxels": int(voxels), "data_range": float(data_range)}
-        for metric, value in values.items():
-            row = {"method": candidate.name, "kind": candidate.kind, "quantity": quantity, "metric": metric}
-            self.scores.append({**row, "value": float(value), **shared})
+def _candidate(scorer: Scorer, name: str, kind: str, test: DWI, **facts: Any) -> tuple[Candidate, list[dict[str, Any]]]:
+    """A scan, measured and reduced to what the report shows, and its rows."""
+    scores = scorer(test, name)
+    assert scores.direction is not None
+    candidate = Candidate(
+        name, kind, _images(scorer, test), scores.maps, scores.direction, _spectra(scorer, test, scores), **facts
+    )
+    return candidate, [{"method": name, "kind": kind, **row} for row in scores.rows]
 
 
-def _deep_distances(names: Sequence[str] | None, side: int) -> list:
+def _images(scorer: Scorer, dwi: DWI) -> dict[str, NDArray]:
+    is_b0 = scorer.reference.is_b0
+    images = {"dwi": dwi.signal[..., int(np.argmin(is_b0))].copy()}  # the first weighted one
+    return images | ({"b0": dwi.mean_b0()} if is_b0.any() else {})
+
+
+def _spectra(scorer: Scorer, test: DWI, scores: Scores) -> dict[str, NDArray]:
+    """Power of the residuals, by frequency."""
+
+    def spectrum(residual: NDArray) -> NDArray:
+        return residual_spectrum(residual, mask=scorer.mask, slice_axis=scorer.axis)[1]
+
+    reference = scorer.reference
+    spectra = {}
+    if weighted := np.flatnonzero(~reference.is_b0).tolist():
+        of_volumes = [spectrum(test.signal[..., n] - reference.signal[..., n]) for n in weighted]
+        spectra["dwi"] = np.mean(of_volumes, axis=0)
+    return spectra | {quantity: spectrum(scores.difference[quantity]) for quantity in ("fa", "qa")}
+
+
+def _evaluation(
+    scorer: Scorer,
+    conditions: dict[str, Any],
+    found: Sequence[tuple[Candidate, list[dict[str, Any]]]],
+    checks: dict[str, list[Check]],
+) -> Evaluation:
+    dwi, direction = scorer.reference, scorer.fitted_direction
+    assert direction is not None
+    reference = Candidate(
+        scorer.name, "reference", _images(scorer, dwi), scorer.fitted, direction, sha256=signal_hash(dwi)
+    )
+    candidates = tuple(candidate for candidate, _ in found)
+    conditions = {
+        **conditions,
+        "matrix": list(dwi.spatial_shape),
+        "voxel size (mm)": [round(float(v), 4) for v in dwi.voxel_sizes],
+        "volumes": {name: len(members) for name, members in scorer.groups.items()},
+        "slice axis": AXIS_NAMES[scorer.axis],
+        "voxels in the region": int(scorer.mask.sum()),
+        "data range": "largest reference value in the region, for each b-value",
+        "tensor fit": scorer.fit,
+        "QA scale": "one for all: that of the reference",
+        "deep distances": {d.name: d.weights for d in scorer.distances},
+        "sha256": {c.name: c.sha256 for c in (reference, *candidates) if c.sha256},
+        "versions": versions(),
+    }
+    return Evaluation(
+        conditions, dwi.affine, scorer.axis, scorer.regions, scorer.qa_scale, reference, candidates,
+        [row for _, rows in found for row in rows], checks,
+    )  # fmt: skip
+
+
+def _deep_distances(names: Sequence[str] | None, side: int) -> tuple[DeepDistance, ...]:
     if names is not None and not names:
-        return []  # spare the caller torchvision
+        return ()  # spare the caller torchvision
     from ..metrics.deep import SMALLEST, DeepDistance, available_distances
 
     if names is None:
         names = available_distances() if side >= SMALLEST else ()
-    return [DeepDistance(name) for name in names]
+    return tuple(DeepDistance(name) for name in names)
 
 
 def _cell(value: Any) -> str:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import base64
-import datetime
 import math
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,34 +16,16 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..metrics.image import SSIM_VOLUMES
-from ..resources import RESOURCES
-from . import figures
-from .evaluate import DIRECTION_FA, Evaluation, assess
+from . import pictures, plots
+from .drawing import LABELS
+from .evaluate import Evaluation, assess
+from .pages import render
+from .regions import DIRECTION_FA
+from .summary import JUDGED, summary_table, verdict
 
 if TYPE_CHECKING:
     from ..dwi import DWI
     from .selfchecks import Check
-
-TEMPLATES = RESOURCES / "Report"
-
-# quantity, metric, region, heading, whether less is better, decimals
-_SUMMARY = (
-    ("signal", "psnr", "brain", "DWI PSNR (dB)", False, 2),
-    ("signal", "ssim", "brain", "DWI SSIM", False, 4),
-    ("signal", "ms_ssim", "brain", "DWI MS-SSIM", False, 4),
-    ("signal", "nrmse", "brain", "DWI NRMSE", True, 4),
-    ("fa", "mae", "brain", "FA MAE", True, 4),
-    ("qa", "mae", "brain", "QA MAE", True, 4),
-    ("gfa", "mae", "brain", "GFA MAE", True, 4),
-    ("md", "mae", "brain", "MD MAE (10⁻³ mm²/s)", True, 4),
-    ("direction", "mean_deg", f"FA >= {DIRECTION_FA}", "direction (°)", True, 2),
-)
-_VERDICT = {
-    "DWI NRMSE": "signal error (NRMSE)",
-    "FA MAE": "FA error",
-    "QA MAE": "QA error",
-    "direction (°)": "direction error",
-}
 
 
 def write_report(
@@ -74,31 +54,22 @@ def write_report(
     InputError
         If the folder does not exist.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     path, checks = Path(path), _all_checks(evaluation, checks)
     if not path.parent.is_dir():
         raise InputError(f"The report's folder {path.parent} does not exist; create it first.")
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     comparing = evaluation.conditions["task"] == "compare"
-    page = environment.get_template("report.html.j2").render(
+    page = render(
+        "report.html.j2",
         title=_title(evaluation),
         subtitle=_subtitle(evaluation),
         verdict=verdict(evaluation, checks, run or {}),
         facts=_facts(evaluation, run or {}),
         checks=checks,
-        summary=_summary_table(evaluation),
+        summary=summary_table(evaluation),
         sections=_comparison_sections(evaluation) if comparing else _evaluation_sections(evaluation),
         scores=_score_tables(evaluation),
         reproduce=_flat({k: evaluation.conditions[k] for k in ("sha256", "versions")}),
         downloads={"scores.tsv": _data_uri(evaluation.as_tsv()), "scores.json": _data_uri(evaluation.as_json())},
-        written=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
     )
     # A reader never sees half a page: write beside it, then put it in place.
     with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".html", delete=False) as file:
@@ -121,6 +92,7 @@ def write_comparison_report(
     path: str | os.PathLike[str],
     *,
     names: tuple[str, str] = ("reference", "test"),
+    maps: Collection[str] = (),
     mask: NDArray[np.bool_] | None = None,
     axis: int | str | None = None,
     fit: str = "wls",
@@ -132,81 +104,9 @@ def write_comparison_report(
 
     Parameters and errors as for `evaluation.assess` and `write_report`.
     """
-    evaluation = assess(reference, test, names=names, mask=mask, axis=axis, fit=fit, distances=distances)
+    evaluation = assess(reference, test, names=names, maps=maps, mask=mask, axis=axis, fit=fit, distances=distances)
     write_report(evaluation, path, run=run, checks=checks)
     return evaluation
-
-
-def verdict(
-    evaluation: Evaluation, checks: Sequence[Check] = (), run: Mapping[str, Any] = MappingProxyType({})
-) -> list[str]:
-    """The outcome in a few plain sentences, the most important first; `run` as for `write_report`."""
-    sentences = _verdict_of_comparison(evaluation) if evaluation.conditions["task"] == "compare" else []
-    networks = [c.name for c in evaluation.candidates if c.kind == "checkpoint"]
-    classical = [c.name for c in evaluation.candidates if c.kind == "interpolation"]
-    measures = [m for m in _SUMMARY if m[3] in _VERDICT]
-    for network in networks if classical else ():
-        better, parts = 0, []
-        for measure in measures:
-            value = summary_value(evaluation, network, measure)
-            best = min(classical, key=lambda name: _or_infinite(summary_value(evaluation, name, measure)))
-            rival = summary_value(evaluation, best, measure)
-            if not (math.isfinite(value) and rival > 0):
-                continue
-            better += value < rival
-            change = 100 * (value / rival - 1)
-            parts.append(f"{_VERDICT[measure[3]]} {abs(change):.1f} % {'lower' if change < 0 else 'higher'} ({best})")
-        lead = f"is closer to the original than every classical interpolation on {better} of {len(parts)} measures"
-        if better in (0, len(parts)):
-            lead = f"{'comes' if better else 'does not come'} closer to the original than every classical interpolation"
-        sentences.append(f"The checkpoint {network} {lead}; against the best one for each measure: {'; '.join(parts)}.")
-    if not networks and evaluation.conditions["task"] != "compare":
-        closest = {m[3]: min(classical, key=lambda n: _or_infinite(summary_value(evaluation, n, m))) for m in measures}
-        listed = "; ".join(f"{_VERDICT[heading]}: {name}" for heading, name in closest.items())
-        sentences.append(f"No checkpoint was evaluated. Closest to the original among the interpolations: {listed}.")
-    files = {Path(str(value)).name for value in run.values()}
-    for network, scans in evaluation.conditions.get("trained on", {}).items():
-        if known := files & set(scans.split(", ")):
-            sentences.append(
-                f"The checkpoint {network} was trained on {min(known)}: this says little about scans it never saw."
-            )
-    if fired := [c.name for c in checks if c.fired]:
-        sentences.append(f"Self-checks that warn: {', '.join(fired)}; see below what to do.")
-    elif checks:
-        sentences.append(f"None of the {len(checks)} self-checks warns.")
-    return sentences
-
-
-def _verdict_of_comparison(evaluation: Evaluation) -> list[str]:
-    reference, test = evaluation.reference.name, evaluation.candidates[0].name
-    parts = []
-    for quantity in ("fa", "qa"):
-        bias, low, high, mae = (evaluation.score(test, quantity, m) for m in ("bias", "loa_lower", "loa_upper", "mae"))
-        mean = float(evaluation.reference.maps[quantity][evaluation.mask].mean())
-        parts.append(
-            f"{quantity.upper()} differs by {mae:.3f} on average ({100 * mae / mean:.0f} % of its mean of {mean:.3f}), "
-            f"with a bias of {bias:+.3f} and 95 % of voxels between {low:+.3f} and {high:+.3f}"
-        )
-    angle = evaluation.score(test, "direction", "mean_deg", region=f"FA >= {DIRECTION_FA}")
-    return [
-        f"In the brain, {test} against {reference}: {parts[0]}.",
-        f"{parts[1]}. Principal directions differ by {angle:.1f}° on average where FA is at least {DIRECTION_FA}.",
-    ]
-
-
-def summary_value(evaluation: Evaluation, method: str, measure: tuple) -> float:
-    """One cell of the summary; the signal's are means over the weighted b-values, each counted by its volumes."""
-    quantity, metric, region = measure[:3]
-    if quantity != "signal":
-        return evaluation.score(method, quantity, metric, region=region) * (1e3 if quantity == "md" else 1)
-    volumes = evaluation.conditions["volumes"]
-    shells = [s for s in evaluation.shells if s != "b0"] or evaluation.shells
-    values = [evaluation.score(method, quantity, metric, volumes=s) for s in shells]
-    return float(np.average(values, weights=[volumes[s] for s in shells]))
-
-
-def _or_infinite(value: float) -> float:
-    return value if math.isfinite(value) else math.inf
 
 
 def _title(evaluation: Evaluation) -> str:
@@ -221,9 +121,12 @@ def _subtitle(evaluation: Evaluation) -> str:
     scan = f"{_plain(known['matrix'])} voxels of {_plain(known['voxel size (mm)'])} mm, volumes: {volumes}"
     if known["task"] == "compare":
         return f"Two scans of {scan}."
+    lowered = f"degraded {known['factors along the voxel axes'].replace('x', ' × ')} times along its voxel axes"
+    if known["scale"].replace(".", "").isdigit():
+        lowered = f"degraded {known['scale']} × in-plane"
     noise = f" with Rician noise at SNR {known['degradation']['snr']:g}" if known["degradation"]["snr"] else ""
     return (
-        f"A scan of {scan}; degraded {known['scale']} × in-plane ({known['degradation']['model']}{noise}), "
+        f"A scan of {scan}; {lowered} ({known['degradation']['model']}{noise}), "
         "brought back by every method and compared with itself."
     )
 
@@ -252,28 +155,6 @@ def _data_uri(text: str) -> str:
     return "data:text/plain;charset=utf-8;base64," + base64.b64encode(text.encode()).decode()
 
 
-def _summary_table(evaluation: Evaluation) -> dict[str, Any]:
-    """Header and rows of cells {text, best}; the best of each column is marked where there is a choice."""
-    columns = [[summary_value(evaluation, c.name, m) for c in evaluation.candidates] for m in _SUMMARY]
-    shown = [(m, column) for m, column in zip(_SUMMARY, columns, strict=True) if np.isfinite(column).any()]
-    rows = []
-    for i, candidate in enumerate(evaluation.candidates):
-        cells = []
-        for measure, column in shown:
-            best = (np.nanmin if measure[4] else np.nanmax)(column)
-            marked = len(column) > 1 and column[i] == best
-            cells.append({"text": _number(column[i], measure[5]), "best": marked})
-        rows.append(
-            {"name": candidate.name, "kind": candidate.kind, "cells": cells, "seconds": f"{candidate.seconds:.1f}"}
-        )
-    header = [measure[3] + (" ↓" if measure[4] else " ↑") for measure, _ in shown]
-    return {"header": header, "rows": rows, "timed": any(c.seconds for c in evaluation.candidates)}
-
-
-def _number(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}" if math.isfinite(value) else "n/a"
-
-
 def _score_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
     """One table for each quantity: a row for each method and region or b-value, a column for each metric."""
     tables = []
@@ -293,7 +174,7 @@ def _score_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
             for key, g in sorted(groups.items(), key=lambda item: order.index(item[0][0]))
         ]  # fmt: skip
         header = [first, "method", "voxels", *extra, *(m.replace("_", " ") for m in metrics)]
-        tables.append({"caption": _CAPTIONS[quantity], "header": header, "rows": rows})
+        tables.append({"caption": _CAPTIONS.get(quantity, quantity), "header": header, "rows": rows})
     return tables
 
 
@@ -304,6 +185,9 @@ _CAPTIONS = {
     "says with which weights; untrained ones are random.",
     "fa": "Fractional anisotropy (FA)",
     "md": "Mean diffusivity (MD), mm²/s",
+    "ad": "Axial diffusivity (AD), mm²/s",
+    "rd": "Radial diffusivity (RD), mm²/s",
+    "iso": "Isotropic part (ISO), largest QA of the reference = 1",
     "qa": "Quantitative anisotropy (QA), largest of the reference = 1",
     "gfa": "Generalised fractional anisotropy (GFA)",
     "direction": f"Angle between principal directions, where the reference's FA is at least {DIRECTION_FA}",
@@ -326,32 +210,32 @@ _GRIDS = "Dotted: frequencies of patterns that repeat every 2, 4, 8 and 16 voxel
 
 
 def _evaluation_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
-    view, zoom = figures.choose_views(evaluation)
-    place = f"{figures.PLANES[view.plane].capitalize()} slice {view.position + 1}; {_RADIOLOGICAL}."
+    view, zoom = pictures.choose_views(evaluation)
+    place = f"{pictures.PLANES[view.plane].capitalize()} slice {view.position + 1}; {_RADIOLOGICAL}."
     captions = {
         "dwi": f"One diffusion-weighted volume. {place} {_DIFFERENCE}",
         "fa": f"FA. {_DIFFERENCE}",
         "qa": f"QA, all on the reference's scale. {_DIFFERENCE}",
     }
-    pictures = [_figure(figures.picture_figure(evaluation, view, q), text) for q, text in captions.items()]
-    pictures.append(_figure(figures.direction_figure(evaluation, view), _COLOURS))
+    shown = [_figure(pictures.picture_figure(evaluation, view, q), text) for q, text in captions.items()]
+    shown.append(_figure(pictures.direction_figure(evaluation, view), _COLOURS))
     chosen = _shortlist(evaluation)
     zoom_caption = (
-        f"{figures.ZOOM_MM:g} mm around the densest left–right fibres near the middle (corpus callosum-like)."
+        f"{pictures.ZOOM_MM:g} mm around the densest left–right fibres near the middle (corpus callosum-like)."
     )
     if "nearest" in chosen:
         zoom_caption += " The low-resolution voxels are those of nearest."
     agreement = [
-        _figure(figures.agreement_figure(evaluation, c, quantity), _agreement_caption(quantity, f" by {c.name}"))
+        _figure(plots.agreement_figure(evaluation, c, quantity), _agreement_caption(quantity, f" by {c.name}"))
         for quantity in ("fa", "qa")
         for c in evaluation.candidates
         if c.name in chosen and c.name != "nearest"
     ]
     return [
-        {"heading": "One slice by every method", "figures": pictures},
+        {"heading": "One slice by every method", "figures": shown},
         {
             "heading": "Zoom on dense fibres",
-            "figures": [_figure(figures.zoom_figure(evaluation, zoom, chosen), zoom_caption)],
+            "figures": [_figure(pictures.zoom_figure(evaluation, zoom, chosen), zoom_caption)],
         },
         {"heading": "Errors by frequency, tissue and b-value", "figures": _plots(evaluation)},
         {"heading": "Agreement voxel by voxel", "figures": agreement},
@@ -359,23 +243,21 @@ def _evaluation_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _comparison_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
-    view, zoom = figures.choose_views(evaluation)
+    view, zoom = pictures.choose_views(evaluation)
     test = evaluation.candidates[0]
     note = f"in three planes; {_RADIOLOGICAL}, the front on the left in sagittal pictures."
     texts = {"fa": "FA", "qa": "QA, both on the reference's scale,", "dwi": "One diffusion-weighted volume"}
-    pictures = [_figure(figures.planes_figure(evaluation, test, q), f"{text} {note}") for q, text in texts.items()]
+    shown = [_figure(pictures.planes_figure(evaluation, test, q), f"{text} {note}") for q, text in texts.items()]
     directions = [
-        _figure(figures.direction_figure(evaluation, view, per_row=2), _COLOURS),
+        _figure(pictures.direction_figure(evaluation, view, per_row=2), _COLOURS),
         _figure(
-            figures.zoom_figure(evaluation, zoom, [test.name]),
-            f"{figures.ZOOM_MM:g} mm around the densest left–right fibres near the middle (corpus callosum-like).",
+            pictures.zoom_figure(evaluation, zoom, [test.name]),
+            f"{pictures.ZOOM_MM:g} mm around the densest left–right fibres near the middle (corpus callosum-like).",
         ),
     ]
-    agreement = [
-        _figure(figures.agreement_figure(evaluation, test, q), _agreement_caption(q, "")) for q in ("fa", "qa")
-    ]
+    agreement = [_figure(plots.agreement_figure(evaluation, test, q), _agreement_caption(q, "")) for q in ("fa", "qa")]
     return [
-        {"heading": "Maps and their differences", "figures": pictures},
+        {"heading": "Maps and their differences", "figures": shown},
         {"heading": "Directions and dense fibres", "figures": directions},
         {"heading": "Agreement voxel by voxel", "figures": agreement},
         {"heading": "Differences by frequency, tissue and b-value", "figures": _plots(evaluation)},
@@ -384,33 +266,34 @@ def _comparison_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _agreement_caption(quantity: str, by: str) -> str:
     return (
-        f"{figures.LABELS[quantity]}{by}: every voxel of the mask, brighter where more. Left against the reference; "
+        f"{LABELS[quantity]}{by}: every voxel of the mask, brighter where more. Left against the reference; "
         "right Bland-Altman, with the bias and the limits of agreement."
     )
 
 
 def _plots(evaluation: Evaluation) -> list[dict[str, Any]]:
-    plots = []
+    shown = []
     for quantity in ("dwi", "fa", "qa"):
         if quantity in evaluation.candidates[0].spectra:
-            caption = f"Power spectrum of the {figures.LABELS[quantity]} residual. {_GRIDS}"
-            plots.append(_figure(figures.spectrum_figure(evaluation, quantity), caption, wide=False))
+            caption = f"Power spectrum of the {LABELS[quantity]} residual. {_GRIDS}"
+            shown.append(_figure(plots.spectrum_figure(evaluation, quantity), caption, wide=False))
     errors = (("fa", "mae", "FA"), ("qa", "mae", "QA"), ("direction", "mean_deg", "direction"))
     for quantity, metric, name in errors:
         unit = "(°)" if metric == "mean_deg" else "(mean absolute)"
-        svg = figures.class_figure(evaluation, quantity, metric, f"{name} error {unit}")
-        plots.append(_figure(svg, f"{name[0].upper()}{name[1:]} error by class of the reference's FA.", wide=False))
+        svg = plots.class_figure(evaluation, quantity, metric, f"{name} error {unit}")
+        shown.append(_figure(svg, f"{name[0].upper()}{name[1:]} error by class of the reference's FA.", wide=False))
     if len(evaluation.shells) > 1:
-        plots.append(
-            _figure(figures.shell_figure(evaluation), "Signal error by b-value (RMSE over mean reference).", wide=False)
+        shown.append(
+            _figure(plots.shell_figure(evaluation), "Signal error by b-value (RMSE over mean reference).", wide=False)
         )
-    return plots
+    return shown
 
 
 def _shortlist(evaluation: Evaluation) -> list[str]:
     """Nearest (the low-resolution voxels themselves), the interpolation with the lowest FA error, and checkpoints."""
     classical = [c.name for c in evaluation.candidates if c.kind == "interpolation"]
-    best = sorted(classical, key=lambda name: _or_infinite(evaluation.score(name, "fa", "mae")))[:1]
+    fa_error = next(column for column in JUDGED if column.quantity == "fa")
+    best = [fa_error.closest(evaluation, classical)] if classical else []
     low = ["nearest"] if "nearest" in classical else []
     return list(dict.fromkeys([*low, *best, *(c.name for c in evaluation.candidates if c.kind == "checkpoint")]))[:5]
 

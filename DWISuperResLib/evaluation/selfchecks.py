@@ -7,7 +7,7 @@ on; the ensemble's spread in the signal and in FA. Thresholds come from real sca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from ..microstructure import brain_mask, compute_maps
 from ..microstructure.tensor import design_matrix, determines_tensor
 from ..resampling.degradation import degrade
-from ..resampling.grid import crop, in_plane_axes, in_plane_factors, slice_axis
-from ..resampling.upsamplers import interpolate
+from ..resampling.grid import in_plane_axes, slice_axis
+from ..resampling.operators import map_volumes, operator
+from ..resampling.scale import Scale
+from .domain import TOLERANCE, check_domain
 
 if TYPE_CHECKING:
     from ..checkpoints import Card
@@ -28,20 +30,19 @@ GRID_THRESHOLD_DB = 10.0
 """Of grids in the signal: what the shipped network adds reaches 6.8 dB without a grid, one of 5 % has at least 21."""
 CONSISTENCY_THRESHOLD = 2.0
 """Output degraded again minus input, root mean square in units of the input's noise."""
-RANGE_THRESHOLD = 1.6
-"""Factor by which a voxel size, b-value or SNR may lie outside the range of the training data."""
 ANATOMY_THRESHOLD = 1.4
-"""The same for the brain's volume and its extent along the slice axis."""
+"""Factor by which the brain's volume and its extent along the slice axis may lie outside the training data's."""
 STATISTICS_THRESHOLD = 1.0
-"""Distance of an intensity statistic from its range in the training data, in widths of that (or `_TOLERANCE`)."""
+"""Distance of an intensity statistic from its range in the training data, in widths of that range."""
 UNCERTAINTY_THRESHOLD = 3.2
 """Ensemble spread of the signal, in percent of its mean in the brain."""
 FA_UNCERTAINTY_THRESHOLD = 0.025
 """Ensemble spread propagated to FA, median over the brain."""
 
 _SLICES, _VOLUMES, _VOXELS = 12, 6, 4000
+"""At most so many of each are looked at."""
 
-_TOLERANCE = {
+_NARROWEST_RANGES = {
     "b0 spread": 0.4,
     "b0 skewness": 0.5,
     "dwi spread": 0.4,
@@ -51,7 +52,7 @@ _TOLERANCE = {
     "anisotropy": 0.15,
 }
 """Intensity statistics of a card, and the narrowest range that each is taken to have: scanners differ that much."""
-_ANATOMY = {"brain volume": "cm³", "slab height": "mm"}
+_ANATOMY_UNITS = {"brain volume": "cm³", "slab height": "mm"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,6 @@ def self_checks(
     low: DWI,
     high: DWI,
     card: Card | None,
-    scale: int,
     uncertainty: NDArray[np.float32] | None = None,
     axis: int | str | None = None,
 ) -> list[Check]:
@@ -78,14 +78,12 @@ def self_checks(
     Parameters
     ----------
     low, high : DWI
-        Input and output; the output's far end may have been cropped.
+        Input and output, over one field of view: their matrices tell the scale.
     card : Card, optional
         Of the checkpoint; None for an interpolation: the domain is not checked, and k-space truncation is the
         degradation.
-    scale : int
-        In-plane factor between the two.
     uncertainty : array (X, Y, Z, N), optional
-        Standard deviation of the ensemble on the output's grid, see `engine.super_resolve_with_uncertainty`.
+        Standard deviation of the ensemble on the output's grid, see `predict.super_resolve_with_uncertainty`.
     axis : optional
         Slice axis, see `grid.slice_axis`.
 
@@ -96,17 +94,10 @@ def self_checks(
     """
     axis = slice_axis(low, axis)
     mask = brain_mask(low)
-    fine = mask
-    for a, factor in enumerate(in_plane_factors(scale, axis)):
-        fine = fine.repeat(int(factor), axis=a)
-    fine = crop(fine, high.spatial_shape)
+    fine = _on_grid(mask, high.spatial_shape)
     noise = noise_level(low, mask)
-    checks = [
-        *_grid_checks(low, high, fine, scale, axis),
-        _consistency_check(
-            low, high, mask, noise, scale, axis, (card.degradation if card else {}).get("model", "kspace")
-        ),
-    ]
+    model = (card.degradation if card else {}).get("model", "kspace")
+    checks = [*_grid_checks(low, high, fine, axis), _consistency_check(low, high, mask, noise, model)]
     if card is not None:
         checks += _domain_checks(low, card, mask, noise, axis)
     if uncertainty is not None:
@@ -114,10 +105,16 @@ def self_checks(
     return checks
 
 
-def warnings(low: DWI, high: DWI, card: Card, scale: int, uncertainty=None, axis=None) -> list[str]:
+def warnings(
+    low: DWI,
+    high: DWI,
+    card: Card,
+    uncertainty: NDArray[np.float32] | None = None,
+    axis: int | str | None = None,
+) -> list[str]:
     """A sentence for each of `self_checks` that fired; a failure to check is one, too, and does not cost the result."""
     try:
-        checks = self_checks(low, high, card, scale, uncertainty, axis)
+        checks = self_checks(low, high, card, uncertainty, axis)
     except Exception as error:
         return [f"The result could not be checked ({type(error).__name__}: {error})."]
     return [
@@ -136,8 +133,8 @@ def noise_level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
     if dwi.n_volumes < 10 or not determines_tensor(dwi.bvals, dwi.bvecs):
         from dipy.denoise.noise_estimate import estimate_sigma
 
-        return float(np.median(estimate_sigma(dwi.signal[..., _spread(dwi)], N=0)))
-    signal = np.maximum(dwi.signal[_some(mask, _VOXELS)], 1e-3)
+        return float(np.median(estimate_sigma(dwi.signal[..., _spread_volumes(dwi)], N=0)))
+    signal = np.maximum(dwi.signal[_spread_voxels(mask, _VOXELS)], 1e-3)
     fitted = np.exp(np.log(signal) @ (design @ np.linalg.pinv(design)).T)
     residual = (signal - fitted)[:, ~dwi.is_b0]
     freedom = (dwi.n_volumes - 7) / dwi.n_volumes
@@ -156,12 +153,12 @@ def domain_statistics(
     Returns
     -------
     dict
-        "snr": mean weighted signal over the noise. "b0 spread", "dwi spread": ln of the 5 to 95 % quantile range over
-        the median in the brain; "b0 skewness", "dwi skewness": ln of the upper over the lower half of that range;
-        "b0-dwi correlation": over the brain's voxels, of mean b0 and mean DWI; "diffusivity": median of ln(b0/DWI)/b,
-        1e-3 mm²/s; "anisotropy": median over voxels of the standard deviation over directions / mean, noise taken
-        off; "brain volume": cm³; "slab height": extent of the brain along the slice axis, mm. What needs a b0 is left
-        out without.
+        "snr": mean b0 signal of the foreground over the noise, see `DWI.foreground_b0`. "b0 spread", "dwi spread": ln
+        of the 5 to 95 % quantile range over the median in the brain; "b0 skewness", "dwi skewness": ln of the upper
+        over the lower half of that range; "b0-dwi correlation": over the brain's voxels, of mean b0 and mean DWI;
+        "diffusivity": median of ln(b0/DWI)/b, 1e-3 mm²/s; "anisotropy": median over voxels of the standard deviation
+        over directions / mean, noise taken off; "brain volume": cm³; "slab height": extent of the brain along the
+        slice axis, mm. What needs a b0 is left out without.
     """
     mask = brain_mask(dwi) if mask is None else mask
     axis = slice_axis(dwi, axis)
@@ -172,7 +169,7 @@ def domain_statistics(
     mean = dwis.mean(1)
     variance = np.maximum(dwis.var(1, ddof=1) - noise**2, 0) if len(weighted) > 1 else np.zeros(len(mean))
     found = {
-        "snr": float(mean.mean() / max(noise, 1e-12)),
+        "snr": dwi.foreground_b0() / max(noise, 1e-12),
         **_shape_of("dwi", mean),
         "anisotropy": float(np.median(np.sqrt(variance) / np.maximum(mean, 1e-6))),
         "brain volume": float(mask.sum() * dwi.voxel_sizes.prod() / 1000),
@@ -204,43 +201,25 @@ def _shape_of(name: str, values: NDArray) -> dict[str, float]:
     }
 
 
-def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis: int) -> list[Check]:
-    """Of a few slices in the middle of the brain: of some volumes, and of the FA of all."""
-    from ..metrics.grid_artefacts import NoSliceError, grid_artefact_index
+def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], axis: int) -> list[Check]:
+    """Of a few slices in the middle of the brain: of some volumes, and of the FA of all.
 
-    area = mask.sum(axis=in_plane_axes(axis))
-    full = np.flatnonzero(area > 0.5 * area.max())
-    chosen = full[np.unique(np.linspace(0, len(full) - 1, _SLICES).round().astype(int))]
-    thin, coarse = (replace(dwi, signal=_slices(dwi.signal, chosen, axis)) for dwi in (high, low))
-    region = _slices(mask, chosen, axis)
-    plain = interpolate(coarse, scale, axis=axis)
-    plain = replace(plain, signal=crop(plain.signal, thin.spatial_shape), affine=thin.affine)
-    volumes = _spread(high)
-    stacks = {"signal": (thin.signal[..., volumes], plain.signal[..., volumes])}
+    Along every axis that was refined: in the slices, and in sections that hold the slice axis where that was.
+    """
+    refined = [n != m for n, m in zip(low.spatial_shape, high.spatial_shape, strict=True)]
+    sections = [axis] if any(refined[a] for a in in_plane_axes(axis)) or not refined[axis] else []
+    sections += [in_plane_axes(axis)[0]] if refined[axis] else []
+    found: dict[str, list[tuple[float, float, int]]] = {"signal": []}
     if determines_tensor(high.bvals, high.bvecs):
-        first, second = (compute_maps(dwi, ("fa",), mask=region)["fa"][..., None] for dwi in (thin, plain))
-        stacks["FA"] = (first, second)
+        found["FA"] = []
+    for across in sections:
+        for name, excesses in _excesses(low, high, mask, across, "FA" in found).items():
+            found[name] += excesses
     checks = []
-    for name, (image, interpolated) in stacks.items():
-        # Anatomy hides wide grids; what the network added to the interpolation shows them.
-        candidates = [image]
-        added = image - interpolated
-        if np.abs(added[region]).mean() > 1e-3 * np.abs(image[region]).mean():
-            candidates.append(added)
-        repeated = np.concatenate([np.moveaxis(region, axis, 0)] * image.shape[3])
-        found = []
-        for each in candidates:
-            if np.ptp(each[region]) <= 1e-6 * np.abs(interpolated).max():
-                continue  # an empty image has no pattern; the consistency check speaks of it
-            try:
-                index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, axis), (0, 1))), repeated)
-            except NoSliceError:
-                continue  # too small a brain to tell
-            least = GRID_THRESHOLD_DB if name == "signal" else 0.0
-            found += [(v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)]
-        if not found:
+    for name, excesses in found.items():
+        if not excesses:
             continue
-        excess, threshold, period = max(found, key=lambda f: f[0] - f[1])
+        excess, threshold, period = max(excesses, key=lambda e: e[0] - e[1])
         advice = "No regular pattern stands out."
         if excess > threshold:
             advice = (
@@ -250,16 +229,73 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], scale: int, axis:
     return checks
 
 
+def _excesses(
+    low: DWI, high: DWI, mask: NDArray[np.bool_], across: int, with_fa: bool
+) -> dict[str, list[tuple[float, float, int]]]:
+    """(excess, threshold, period) of the patterns in sections stacked along voxel axis `across`."""
+    from ..metrics.grid_artefacts import NoSliceError, grid_artefact_index
+
+    area = mask.sum(axis=in_plane_axes(across))
+    full = np.flatnonzero(area > 0.5 * area.max())
+    chosen = full[np.unique(np.linspace(0, len(full) - 1, _SLICES).round().astype(int))]
+    thin = replace(high, signal=_slices(high.signal, chosen, across))
+    plain = replace(high, signal=_interpolated(low, high.spatial_shape, chosen, across))
+    region = _slices(mask, chosen, across)
+    volumes = _spread_volumes(high)
+    stacks = {"signal": (thin.signal[..., volumes], plain.signal[..., volumes])}
+    if with_fa:
+        first, second = (compute_maps(dwi, ("fa",), mask=region)["fa"][..., None] for dwi in (thin, plain))
+        stacks["FA"] = (first, second)
+    found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in stacks}
+    for name, (image, interpolated) in stacks.items():
+        # Anatomy hides wide grids; what the network added to the interpolation shows them.
+        candidates = [image]
+        added = image - interpolated
+        if np.abs(added[region]).mean() > 1e-3 * np.abs(image[region]).mean():
+            candidates.append(added)
+        repeated = np.concatenate([np.moveaxis(region, across, 0)] * image.shape[3])
+        for each in candidates:
+            if np.ptp(each[region]) <= 1e-6 * np.abs(interpolated).max():
+                continue  # an empty image has no pattern; the consistency check speaks of it
+            try:
+                index = grid_artefact_index(np.concatenate(np.moveaxis(each, (3, across), (0, 1))), repeated)
+            except NoSliceError:
+                continue  # too small a brain to tell
+            least = GRID_THRESHOLD_DB if name == "signal" else 0.0
+            found[name] += [
+                (v, max(least, index.threshold_db[p]), p) for p, v in index.excess_db.items() if np.isfinite(v)
+            ]
+    return found
+
+
 def _slices(array: NDArray, chosen: NDArray[np.intp], axis: int) -> NDArray:
     """Some slices of (X, Y, Z, ...), in Fortran order."""
     return np.asfortranarray(array[tuple(chosen if a == axis else slice(None) for a in range(3))])
 
 
-def _consistency_check(low, high, mask, noise, scale, axis, model) -> Check:
-    volumes = _spread(low)
+def _interpolated(low: DWI, shape: Sequence[int], chosen: NDArray[np.intp], across: int) -> NDArray[np.float32]:
+    """Some sections of the sinc interpolation of `low` to a finer matrix, without the others."""
+    signal, operators = low.signal, {}
+    for a, (n, m) in enumerate(zip(low.spatial_shape, shape, strict=True)):
+        if a == across and n == m:
+            signal = _slices(signal, chosen, across)
+        elif n != m:
+            matrix = operator(n, m, "sinc")
+            operators[a] = matrix[chosen] if a == across else matrix
+    return map_volumes(signal, operators)
+
+
+def _on_grid(mask: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """The mask on another grid over the same field of view: each voxel takes the one that holds its centre."""
+    nearest = [((2 * np.arange(m) + 1) * n) // (2 * m) for n, m in zip(mask.shape, shape, strict=True)]
+    return mask[np.ix_(*nearest)]
+
+
+def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, model: str) -> Check:
+    volumes = _spread_volumes(low)
     part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
-    again = degrade(part, scale, model=model, axis=axis)
-    difference = crop(again.signal, low.spatial_shape)[mask] - low.signal[mask][:, volumes]
+    again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model)
+    difference = again.signal[mask] - low.signal[mask][:, volumes]
     value = float(np.sqrt((difference.astype(np.float64) ** 2).mean()) / max(noise, 1e-12))
     fired = not value <= CONSISTENCY_THRESHOLD
     advice = "The output, degraded again, equals the input within its noise."
@@ -270,35 +306,33 @@ def _consistency_check(low, high, mask, noise, scale, axis, model) -> Check:
 
 def _domain_checks(low: DWI, card: Card, mask: NDArray[np.bool_], noise: float, axis: int) -> list[Check]:
     found = domain_statistics(low, mask, axis)
-    sizes = low.voxel_sizes
     checks = []
-    ranges = {
-        "in-plane voxel size": (sizes[list(in_plane_axes(axis))], card.voxel_sizes.get("in_plane")),
-        "slice thickness": (sizes[[axis]], card.voxel_sizes.get("slice")),
-        "b-value": (low.bvals[~low.is_b0], card.bvals),
-        "SNR": (np.array([found["snr"]]), card.snr),
-    }
-    for name, (values, limits) in ranges.items():
-        if not limits or not len(values):
-            continue
-        bottom, top = max(limits[0], 1e-6), max(limits[1], 1e-6)
-        if name == "b-value":
-            bottom = 1e-6  # a shell lower than those of training is an easier image, and b0 was among them
-        if name == "SNR":
-            top = np.inf
-        value = float(max(values.max() / top, bottom / max(values.min(), 1e-6)))
-        fired = value > RANGE_THRESHOLD
-        reach = f"{values.min():.3g}" if values.min() == values.max() else f"{values.min():.3g} to {values.max():.3g}"
-        span = f"{limits[0]:.4g} to {limits[1]:.4g}"
+    for check in check_domain(card, low.voxel_sizes, axis, low.bvals, found["snr"]):
+        span = f"{check.trained[0]:.4g} to {check.trained[1]:.4g}"
         advice = f"Within the training data's range ({span})."
-        if fired:
+        if check.outside:
+            low_end, high_end = (f"{value:.3g}" for value in check.found)
+            reach = low_end if low_end == high_end else f"{low_end} to {high_end}"
             advice = f"It is {reach}, in training {span}; compare with sinc, or use a checkpoint made for such scans."
-        checks.append(Check(f"domain: {name} (factor outside)", value, RANGE_THRESHOLD, fired, advice))
+        name = f"domain: {check.name} (factor outside)"
+        checks.append(Check(name, check.factor, TOLERANCE, check.outside, advice))
+    return checks + _statistics_checks(found, card)
+
+
+def _statistics_checks(found: Mapping[str, float], card: Card) -> list[Check]:
+    """Intensities and anatomy beside those of the training data."""
+    checks = []
     known = {
-        key: tuple(card.statistics[key]) for key in (*_TOLERANCE, *_ANATOMY) if key in found and key in card.statistics
+        key: tuple(card.statistics[key])
+        for key in (*_NARROWEST_RANGES, *_ANATOMY_UNITS)
+        if key in found and key in card.statistics
     }
-    distances = {key: _outside(found[key], known[key], _TOLERANCE[key]) for key in _TOLERANCE if key in known}
-    factors = {key: max(known[key][0] / found[key], found[key] / known[key][1]) for key in _ANATOMY if key in known}
+    distances = {
+        key: _outside(found[key], known[key], _NARROWEST_RANGES[key]) for key in _NARROWEST_RANGES if key in known
+    }
+    factors = {
+        key: max(known[key][0] / found[key], found[key] / known[key][1]) for key in _ANATOMY_UNITS if key in known
+    }
     for name, unit, outside, threshold in (
         ("intensities", "range widths outside", distances, STATISTICS_THRESHOLD),
         ("anatomy", "factor outside", factors, ANATOMY_THRESHOLD),
@@ -311,7 +345,7 @@ def _domain_checks(low: DWI, card: Card, mask: NDArray[np.bool_], noise: float, 
         if fired:
             span = " to ".join(f"{v:.3g}" for v in known[worst])
             advice = (
-                f"The {worst} is {found[worst]:.3g} {_ANATOMY.get(worst, '')}".rstrip()
+                f"The {worst} is {found[worst]:.3g} {_ANATOMY_UNITS.get(worst, '')}".rstrip()
                 + f", in training {span}: make sure that this is a DWI of a whole head, and compare with sinc."
             )
         checks.append(Check(f"domain: {name} ({unit})", outside[worst], threshold, fired, advice))
@@ -324,7 +358,7 @@ def _outside(value: float, limits: tuple[float, ...], tolerance: float) -> float
 
 
 def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_]) -> list[Check]:
-    voxels = _some(mask, _VOXELS)
+    voxels = _spread_voxels(mask, _VOXELS)
     spread = deviation[voxels]
     weighted = ~high.is_b0 if not high.is_b0.all() else high.is_b0
     mean = float(high.signal[voxels][:, weighted].mean())
@@ -356,13 +390,13 @@ def fa_deviation(signal: NDArray, deviation: NDArray, bvals: NDArray, bvecs: NDA
     return np.sqrt(((values.grad.numpy() * deviation) ** 2).sum(-1))
 
 
-def _spread(dwi: DWI) -> NDArray[np.intp]:
+def _spread_volumes(dwi: DWI) -> NDArray[np.intp]:
     """A few weighted volumes, evenly spread (of all where there is none)."""
     volumes = np.flatnonzero(~dwi.is_b0) if not dwi.is_b0.all() else np.arange(dwi.n_volumes)
     return volumes[np.unique(np.linspace(0, len(volumes) - 1, _VOLUMES).round().astype(int))]
 
 
-def _some(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], ...]:
+def _spread_voxels(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp], ...]:
     """Indices of about `count` voxels of the mask, evenly spread."""
     inside = np.flatnonzero(mask)
     return np.unravel_index(inside[:: max(1, len(inside) // count)], mask.shape)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,11 +11,9 @@ from slicer.i18n import tr as _
 
 from .. import mrml
 from ..checkpoints import Card
-from ..dwi import B0_THRESHOLD, DWI
-from ..resampling.grid import in_plane_axes, slice_axis
-
-TOLERANCE = 0.05
-"""Share by which a voxel size or b-value may leave the training range before it is worth a warning."""
+from ..dwi import DWI
+from ..evaluation.domain import check_domain
+from ..resampling.grid import slice_axis
 
 
 def card_html(card: Card) -> str:
@@ -35,25 +33,20 @@ def domain_warnings(card: Card, node, axis: str = "") -> list[str]:
     """Sentences on the voxel size and b-values of a DWI node that the checkpoint never saw; empty if there are none."""
     one_voxel = np.zeros((1, 1, 1, 1), dtype=np.float32)  # spares copying the scan
     grid = DWI(one_voxel, mrml.ijk_to_ras(node), np.zeros(1), np.zeros((1, 3)))
-    sizes, across = grid.voxel_sizes, slice_axis(grid, axis or None)
-    in_plane = sizes[list(in_plane_axes(across))]
-    bvals = mrml.gradient_table(node)[0]
-    weighted = bvals[bvals > B0_THRESHOLD]
-    checks = (
-        (_("in-plane voxel size"), in_plane, card.voxel_sizes.get("in_plane", ()), "mm"),
-        (_("slice thickness"), sizes[[across]], card.voxel_sizes.get("slice", ()), "mm"),
-        (_("b-value"), weighted, card.bvals, "s/mm²"),
-    )
+    across = slice_axis(grid, axis or None)
+    names = {
+        "in-plane voxel size": _("in-plane voxel size"),
+        "slice thickness": _("slice thickness"),
+        "b-value": _("b-value"),
+    }
     text = _("The {what} of this scan ({found}) lies outside of what the model was trained on ({trained}).")
     return [
-        text.format(what=what, found=_range(values, unit), trained=_range(limits, unit))
-        for what, values, limits, unit in checks
-        if len(limits) and len(values) and not _within(values, limits)
+        text.format(
+            what=names[check.name], found=_range(check.found, check.unit), trained=_range(check.trained, check.unit)
+        )
+        for check in check_domain(card, grid.voxel_sizes, across, mrml.gradient_table(node)[0])
+        if check.outside
     ]
-
-
-def _within(values, limits: Sequence[float]) -> bool:
-    return bool(min(values) >= limits[0] * (1 - TOLERANCE) and max(values) <= limits[1] * (1 + TOLERANCE))
 
 
 def _range(values, unit: str) -> str:

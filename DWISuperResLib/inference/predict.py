@@ -12,8 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from ..checkpoints import Checkpoint, load_checkpoint
+from ..dwi import foreground_mask
 from ..errors import Cancelled, InputError
-from ..networks.views import Assembler, Normalisation, Tile, View, foreground_mask
+from ..networks.views import Assembler, Normalisation, Tile, View
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
 from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike

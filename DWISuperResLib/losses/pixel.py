@@ -13,7 +13,9 @@ from torchmetrics.functional.image import (
 
 from ..errors import InputError
 
-_BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+"""Exponents of the five scales (Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216, section 3.2)."""
+
 _WINDOW = 11
 
 
@@ -92,12 +94,12 @@ class MultiScaleSSIMLoss(nn.Module):
                 "scales; "
                 "use fewer scales or larger patches."
             )
-        total = sum(_BETAS[:scales])
+        total = sum(MS_SSIM_WEIGHTS[:scales])
         return 1 - multiscale_structural_similarity_index_measure(
             prediction,
             target,
             data_range=self.data_range,
-            betas=tuple(beta / total for beta in _BETAS[:scales]),
+            betas=tuple(beta / total for beta in MS_SSIM_WEIGHTS[:scales]),
             normalize="simple",
         )
 

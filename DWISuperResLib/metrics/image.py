@@ -1,11 +1,14 @@
-"""Image quality of a signal against its reference: PSNR, SSIM, MS-SSIM, NRMSE, the residual's power spectrum.
+"""How close one image is to another: what is compared, PSNR, SSIM, MS-SSIM, and the residual's power spectrum.
 
-Every score names what it rests on: the region, the data range, how many volumes, voxels and scales went in.
+`registry` lists every metric with its unit and which way is better.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,76 +16,171 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..resampling.grid import in_plane_axes
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from torch import Tensor
+
 SSIM_VOLUMES = 8
 """SSIM and MS-SSIM look at this many volumes at most, evenly spread: they cost 100 times what PSNR does."""
-
-MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
-"""Exponents of the five scales (Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216, section 3.2)."""
 
 _WINDOW = 11  # Gaussian of sigma 1.5, as in Wang et al. 2004
 
 
-def image_scores(
-    reference: NDArray,
-    test: NDArray,
-    *,
-    mask: NDArray[np.bool_] | None = None,
-    data_range: float | None = None,
-    slice_axis: int = 2,
-) -> dict[str, Any]:
-    """PSNR, NRMSE, SSIM and MS-SSIM of `test` against `reference`.
-
-    PSNR and NRMSE pool every voxel of the region. SSIM (Gaussian window of 11 voxels, sigma 1.5, k = 0.01 and
-    0.03; doi:10.1109/TIP.2003.819861) is taken slice by slice and averaged over the region's voxels. MS-SSIM
-    has no voxelwise map: it is the mean over the slices of the box around the region, background too, with
-    as many of the five scales as that box has room for, their exponents rescaled to sum to one.
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """An image and its reference in a region: what every metric takes.
 
     Parameters
     ----------
     reference, test : array, shape (X, Y, Z) or (X, Y, Z, N)
-        Signals on one grid, in the same units.
+        Signals, a map or, with N = 3, directions, on one grid and in the same units.
     mask : array of bool, shape (X, Y, Z), optional
         Region; the whole volume by default.
-    data_range : float, optional
-        L in PSNR and SSIM; the largest reference value inside the region by default (signals start at zero).
     slice_axis : int
         Axis perpendicular to the slices.
-
-    Returns
-    -------
-    dict
-        psnr (dB), nrmse (RMSE over the region's mean reference), rmse, ssim and ms_ssim (NaN where a slice is
-        smaller than 11 voxels), data_range, voxels, volumes, ssim_volumes, ms_ssim_scales.
+    given_range : float, optional
+        L in PSNR and SSIM, see `data_range`.
 
     Raises
     ------
     InputError
-        If the shapes differ, the region is empty, or the data range is not positive.
+        If the shapes differ or the region is empty.
+
+    Examples
+    --------
+    >>> pair = Pair(np.full((2, 2, 2), 4.0), np.full((2, 2, 2), 3.0))
+    >>> float(pair.error.mean()), pair.data_range
+    (-1.0, 4.0)
+    """
+
+    reference: NDArray
+    test: NDArray
+    mask: NDArray[np.bool_] = None  # type: ignore[assignment]  # the whole volume, once built
+    slice_axis: int = 2
+    given_range: float | None = None
+
+    def __post_init__(self) -> None:
+        reference, test, mask = _checked(self.reference, self.test, self.mask)
+        for name, value in (("reference", reference), ("test", test), ("mask", mask)):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def values(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Reference and test in the region, each (voxels, N)."""
+        return self.reference[self.mask], self.test[self.mask]
+
+    @cached_property
+    def error(self) -> NDArray[np.float64]:
+        """(voxels * N,) test minus reference in the region."""
+        reference, test = self.values
+        return np.subtract(test, reference, dtype=np.float64).ravel()
+
+    @cached_property
+    def data_range(self) -> float:
+        """L in PSNR and SSIM: as given, else the largest reference value in the region (signals start at zero)."""
+        value = float(self.values[0].max()) if self.given_range is None else self.given_range
+        if not value > 0:
+            raise InputError(f"The data range is {value:g}; expected a positive signal range, so check the region.")
+        return value
+
+
+def psnr(pair: Pair) -> float:
+    """Peak signal-to-noise ratio in dB over every voxel of the region; infinite for equal images.
+
+    Examples
+    --------
+    >>> round(psnr(Pair(np.full((2, 2, 2), 10.0), np.full((2, 2, 2), 9.0))), 6)
+    20.0
+    """
+    squared = float(np.square(pair.error).mean())
+    return 10 * math.log10(pair.data_range**2 / squared) if squared > 0 else math.inf
+
+
+def nrmse(pair: Pair) -> float:
+    """Root mean squared error over the region's mean reference; NaN where that is zero."""
+    mean = float(pair.values[0].mean(dtype=np.float64))
+    return float(np.sqrt(np.square(pair.error).mean())) / mean if mean else math.nan
+
+
+def ssim(pair: Pair) -> float:
+    """Structural similarity, slice by slice, averaged over the region's voxels; NaN where a slice is too small.
+
+    Gaussian window of 11 voxels, sigma 1.5, k = 0.01 and 0.03 (Wang et al. 2004, doi:10.1109/TIP.2003.819861), of at
+    most `SSIM_VOLUMES` volumes.
     """
     import torch
-    from torchmetrics.functional import normalized_root_mean_squared_error
-    from torchmetrics.functional.image import peak_signal_noise_ratio
+    from torchmetrics.functional.image import structural_similarity_index_measure
 
-    reference, test, mask = _checked(reference, test, mask)
-    target, prediction = (torch.from_numpy(np.ascontiguousarray(a[mask])).flatten() for a in (reference, test))
-    if data_range is None:
-        data_range = float(target.max())
-    if not data_range > 0:
-        raise InputError(f"The data range is {data_range:g}; expected a positive signal range, so check the region.")
-    ssim, ms_ssim, volumes, scales = _structural(reference, test, mask, data_range, slice_axis)
-    rmse = float((prediction - target).double().pow(2).mean().sqrt())
-    return {
-        "psnr": float(peak_signal_noise_ratio(prediction, target, data_range=data_range)),
-        "nrmse": float(normalized_root_mean_squared_error(prediction, target, normalization="mean")),
-        "rmse": rmse,
-        "ssim": ssim,
-        "ms_ssim": ms_ssim,
-        "data_range": data_range,
-        "voxels": int(mask.sum()),
-        "volumes": reference.shape[3],
-        "ssim_volumes": volumes,
-        "ms_ssim_scales": scales,
-    }
+    if not ms_ssim_scales(pair):
+        return math.nan
+    box = _box(pair)
+    inside = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pair.mask[box], pair.slice_axis, 0)))[:, None]
+    found = []
+    for prediction, target in _slices(pair, box):
+        image = structural_similarity_index_measure(
+            prediction, target, data_range=pair.data_range, reduction="none", return_full_image=True
+        )[1]
+        found.append(float(image[inside].double().mean()))
+    return float(np.mean(found))
+
+
+def ms_ssim(pair: Pair) -> float:
+    """Multi-scale SSIM (Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216), of at most `SSIM_VOLUMES` volumes.
+
+    It has no voxelwise map: it is the mean over the slices of the box around the region, background too, with as many
+    of the five scales as that box has room for, their exponents rescaled to sum to one.
+    """
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    from ..losses.pixel import MS_SSIM_WEIGHTS
+
+    weights = MS_SSIM_WEIGHTS[: ms_ssim_scales(pair)]
+    if not weights:
+        return math.nan
+    betas = tuple(w / sum(weights) for w in weights)
+    found = [
+        float(
+            multiscale_structural_similarity_index_measure(
+                prediction, target, data_range=pair.data_range, betas=betas, normalize="relu"
+            )
+        )
+        for prediction, target in _slices(pair, _box(pair))
+    ]
+    return float(np.mean(found))
+
+
+def ms_ssim_scales(pair: Pair) -> int:
+    """How many of the five scales the box around the region has room for; 0 where it is smaller than the window."""
+    box = _box(pair)
+    shortest = min(box[a].stop - box[a].start for a in in_plane_axes(pair.slice_axis))
+    return next((n for n in (5, 4, 3, 2, 1) if shortest // max(1, n - 1) ** 2 > _WINDOW - 1), 0)
+
+
+def _slices(pair: Pair, box: tuple[slice, slice, slice]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(S, 1, H, W) of test and reference, of volumes evenly spread."""
+    import torch
+
+    count = pair.reference.shape[3]
+    for n in np.unique(np.linspace(0, count - 1, min(count, SSIM_VOLUMES)).round().astype(int)):
+        first, second = (
+            torch.from_numpy(np.ascontiguousarray(np.moveaxis(a[(*box, n)], pair.slice_axis, 0)))[:, None]
+            for a in (pair.test, pair.reference)
+        )
+        yield first, second
+
+
+def _box(pair: Pair) -> tuple[slice, slice, slice]:
+    """Box around the mask; in the plane wide enough, where it can be, for the window and two scales."""
+    box = []
+    for axis in range(3):
+        hit = np.flatnonzero(pair.mask.any(axis=tuple(a for a in range(3) if a != axis)))
+        low, high = int(hit[0]), int(hit[-1]) + 1
+        if axis in in_plane_axes(pair.slice_axis):
+            margin = max(_WINDOW // 2, -(-(4 * _WINDOW - (high - low)) // 2))
+            low, high = max(0, low - margin), min(pair.reference.shape[axis], high + margin)
+        box.append(slice(low, high))
+    return box[0], box[1], box[2]
 
 
 def residual_spectrum(
@@ -118,7 +216,9 @@ def residual_spectrum(
     return (np.arange(bins) + 0.5) / (2 * bins), power
 
 
-def _checked(reference, test, mask) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
+def _checked(
+    reference: NDArray, test: NDArray, mask: NDArray[np.bool_] | None
+) -> tuple[NDArray, NDArray, NDArray[np.bool_]]:
     reference, test = (np.asarray(a, dtype=np.float32) for a in (reference, test))
     if reference.shape != test.shape or reference.ndim not in (3, 4):
         raise InputError(
@@ -133,55 +233,3 @@ def _checked(reference, test, mask) -> tuple[NDArray, NDArray, NDArray[np.bool_]
     if reference.ndim == 3:
         reference, test = reference[..., None], test[..., None]
     return reference, test, mask
-
-
-def _structural(reference, test, mask, data_range, slice_axis) -> tuple[float, float, int, int]:
-    """SSIM inside the mask, MS-SSIM of the mask's box, and how many volumes and scales they rest on."""
-    import torch
-    from torchmetrics.functional.image import (
-        multiscale_structural_similarity_index_measure,
-        structural_similarity_index_measure,
-    )
-
-    box = _box(mask, reference.shape, slice_axis)
-    region = np.moveaxis(mask[box], slice_axis, 0)
-    inside = torch.from_numpy(np.ascontiguousarray(region))[:, None]
-    shortest = min(region.shape[1:])
-    n_scales = next((n for n in (5, 4, 3, 2, 1) if shortest // max(1, n - 1) ** 2 > _WINDOW - 1), 0)
-    n_volumes = reference.shape[3]
-    chosen = np.unique(np.linspace(0, n_volumes - 1, min(n_volumes, SSIM_VOLUMES)).round().astype(int))
-    if n_scales == 0:
-        return float("nan"), float("nan"), len(chosen), 0
-    weights = MS_SSIM_WEIGHTS[:n_scales]
-    betas = tuple(w / sum(weights) for w in weights)
-    ssim, ms_ssim = [], []
-    for n in chosen:
-        target, prediction = (
-            torch.from_numpy(np.ascontiguousarray(np.moveaxis(a[(*box, n)], slice_axis, 0)))[:, None]
-            for a in (reference, test)
-        )
-        image = structural_similarity_index_measure(
-            prediction, target, data_range=data_range, reduction="none", return_full_image=True
-        )[1]
-        ssim.append(float(image[inside].double().mean()))
-        ms_ssim.append(
-            float(
-                multiscale_structural_similarity_index_measure(
-                    prediction, target, data_range=data_range, betas=betas, normalize="relu"
-                )
-            )
-        )
-    return float(np.mean(ssim)), float(np.mean(ms_ssim)), len(chosen), n_scales
-
-
-def _box(mask, shape, slice_axis) -> tuple[slice, slice, slice]:
-    """Box around the mask; in the plane wide enough, where it can be, for the window and two scales."""
-    box = []
-    for axis in range(3):
-        hit = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
-        low, high = int(hit[0]), int(hit[-1]) + 1
-        if axis in in_plane_axes(slice_axis):
-            margin = max(_WINDOW // 2, -(-(4 * _WINDOW - (high - low)) // 2))
-            low, high = max(0, low - margin), min(shape[axis], high + margin)
-        box.append(slice(low, high))
-    return box[0], box[1], box[2]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwi import B0_THRESHOLD, shells
+from ..dwi import B0_THRESHOLD, foreground_mask, shells
 from ..errors import InputError
 from ..registry import Registry
 from ..resampling.operators import operator
@@ -235,14 +235,6 @@ class Normalisation:
         foreground = foreground_mask(signal)
         means = [signal[..., n][foreground].mean(dtype=np.float64) for n in range(signal.shape[3])]
         return cls(0.0, (1 / np.maximum(means, 1e-12)).astype(np.float32))
-
-
-def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """(X, Y, Z) voxels brighter than the mean of the mean volume: the head, roughly, at the cost of one pass."""
-    mean = np.zeros(signal.shape[:3], np.float32)
-    for n in range(signal.shape[3]):
-        mean += signal[..., n]
-    return mean >= mean.mean()
 
 
 class Assembler:

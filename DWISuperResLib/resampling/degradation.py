@@ -100,7 +100,7 @@ def degrade(
     }
     coarse = map_volumes(dwi.signal, operators)
     if snr is not None:
-        sigma = foreground_b0(dwi) / snr
+        sigma = dwi.foreground_b0() / snr
         rng = np.random.default_rng(seed)
         for n in range(coarse.shape[3]):
             coarse[..., n] = rician(coarse[..., n], sigma, rng)
@@ -136,15 +136,6 @@ DEGRADATIONS["gaussian"] = Degradation(
 )
 DEGRADATIONS["area"] = Degradation("the mean over the larger voxel", _of_kernel("area"))
 DEGRADATIONS["paper"] = Degradation("cubic decimation without anti-aliasing", _of_kernel("opencv_cubic"))
-
-
-def foreground_b0(dwi: DWI) -> float:
-    """Mean b0 signal (of all volumes where there is no b0) over the voxels brighter than their overall mean."""
-    volumes = np.flatnonzero(dwi.is_b0) if dwi.is_b0.any() else np.arange(dwi.n_volumes)
-    mean = np.zeros(dwi.spatial_shape, np.float32)
-    for n in volumes:
-        mean += dwi.signal[..., n] / np.float32(len(volumes))
-    return float(mean[mean >= mean.mean()].mean())
 
 
 def rician(signal: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:

@@ -83,7 +83,16 @@ class Scale:
 
     @classmethod
     def between(cls, coarse: Sequence[int], fine: Sequence[int]) -> Scale:
-        """The exact factors that lead from one matrix to another over the same field of view."""
+        """The exact factors that lead from one matrix to another over the same field of view.
+
+        These may exceed `MAX_FACTOR`: at 5, an axis of 96 voxels becomes one of 19, whose voxels are 96/19 times as
+        large.
+
+        Examples
+        --------
+        >>> str(Scale.between((19, 40, 10), (96, 80, 10)))
+        '5.053x2x1'
+        """
         first, second, third = (Fraction(m, n) for n, m in zip(coarse, fine, strict=True))
         return cls((first, second, third))
 

@@ -2,23 +2,161 @@
 
 A study folder holds `study.json` (what was asked, fixed when the study starts), `runs/<name>` (one training each, with
 its scores), `scores.tsv` and `report.html`, both rewritten after every run. Started again, a study goes on where it
-stopped.
+stopped. Whoever adds a study writes one file: options, a function, and an entry in `STUDIES`.
 """
 
 from __future__ import annotations
 
-import datetime
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import Cancelled, InputError
+from ..registry import Registry
 
 Row = dict[str, Any]
 Progress = Callable[[float, str], None]
+Cancel = Callable[[], bool]
+
+STEPS_PER_EPOCH = 25
+
+
+def option(default: Any, text: str = "", *, fixed: bool = True) -> Any:
+    """A field of a study's options.
+
+    Parameters
+    ----------
+    default : object
+        A function that makes it, for what can change.
+    text : str
+        Help; with it, the field is a flag of the command line.
+    fixed : bool
+        Whether a study that is resumed must be asked the same.
+    """
+    metadata = {"help": text, "fixed": fixed}
+    return (
+        field(default_factory=default, metadata=metadata)
+        if callable(default)
+        else field(default=default, metadata=metadata)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """What every study is asked; a field with a help text is a flag of the command line."""
+
+    data: Sequence[str] = field(metadata={"help": "DWI files, folders searched for them, or patterns", "fixed": False})
+    output: Path = field(metadata={"help": "study folder; resumed if it exists", "fixed": False})
+    seed: int = option(42, "of all that is drawn")
+
+    def asked(self) -> dict[str, Any]:
+        """What must be the same when the study is resumed."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.metadata["fixed"]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions(StudyOptions):
+    """What every study that trains is asked besides."""
+
+    held_out: Sequence[str] | float = option(
+        0.2, "scans to test on, or the fraction of subjects to hold out", fixed=False
+    )
+    subject: str | None = option(
+        None, "regular expression; scans whose paths match to the same text are one subject", fixed=False
+    )
+    minutes: float = option(60.0, "time to spend, from which the number of steps follows", fixed=False)
+    steps: int | None = option(None, "training steps of a run instead, above 25 in multiples of it", fixed=False)
+    patch: int = option(64, "side of a training patch in px")
+    batch: int = option(4, "patches in a batch")
+    learning_rate: float = option(1e-3, "highest learning rate")
+    test_slices: int = option(8, "slices of each held-out scan, where the brain is largest")
+    accelerator: str = option("auto", "auto, cpu, gpu or mps", fixed=False)
+    precision: str = option("auto", "auto, fp32, bf16 or fp16", fixed=False)
+
+    def divided(self) -> tuple[list[Path], list[Path]]:
+        """Scans to train on and to test on; InputError if there is none to test on."""
+        from ..io.cohort import divide
+
+        files, tests = divide(self.data, held_out=self.held_out, subject=self.subject, seed=self.seed)
+        if not tests:
+            raise InputError("No scan is held out; name one with held_out, or give scans of at least two subjects.")
+        return files, tests
+
+    def configuration(
+        self, scans: Sequence[Path], steps: int, *, schedule: Mapping[str, Any] = {}, **sections: Any
+    ) -> dict[str, Any]:
+        """A training of `steps` steps for `training.validated`: the same patches in the same order for every run."""
+        return {
+            "seed": self.seed,
+            "data": {
+                "scans": [str(path) for path in scans],
+                "validation": [],
+                "cache": str(self.output / "cache"),
+                "slabs": -(-self.batch // 2),
+                "patches": min(self.batch, 2),
+                "patch": self.patch,
+                "workers": 0,
+            },
+            "augmentation": {"intensity": [1, 1], "contrast": [1, 1]},
+            "schedule": {
+                "epochs": -(-steps // STEPS_PER_EPOCH),
+                "steps_per_epoch": min(steps, STEPS_PER_EPOCH),
+                "learning_rate": self.learning_rate,
+                "weight_decay": 0.0,
+                "ema": None,
+                **schedule,
+            },
+            "machine": {"accelerator": self.accelerator, "precision": self.precision, "progress": False},
+            **sections,
+        }
+
+    def affordable_steps(self, seconds: float, runs: int, seconds_per_run: float) -> int:
+        """Steps of each run within `minutes`, where one step of all runs takes `seconds`.
+
+        Raises
+        ------
+        InputError
+            If there is time for less than one epoch.
+        """
+        steps = int((60 * self.minutes - runs * seconds_per_run) / seconds)
+        if steps < STEPS_PER_EPOCH:
+            needed = math.ceil((STEPS_PER_EPOCH * seconds + runs * seconds_per_run) / 60)
+            raise InputError(
+                f"{self.minutes:g} minutes are too few for {runs} runs; give at least {needed}, ask for fewer runs, or "
+                "give a number of steps."
+            )
+        return steps // STEPS_PER_EPOCH * STEPS_PER_EPOCH
+
+
+class RunStudy(Protocol):
+    """Runs a study, or goes on with it, and returns the path of its page."""
+
+    def __call__(self, options: Any, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Path: ...
+
+
+@dataclass(frozen=True)
+class Study:
+    """An experiment.
+
+    Attributes
+    ----------
+    summary : str
+        One line for people.
+    options : type
+        Its options, a `StudyOptions`.
+    run : callable (options, progress, cancel) -> path of its page
+    """
+
+    summary: str
+    options: type[StudyOptions]
+    run: RunStudy
+
+
+STUDIES: Registry[Study] = Registry("study")
+"""By name; `DWISuperResLib.studies` fills it."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +211,14 @@ def execute(
     score: Callable[[Run, Path], list[Row]],
     *,
     progress: Progress | None = None,
-    cancel: Callable[[], bool] | None = None,
+    cancel: Cancel | None = None,
 ) -> Iterator[list[Row]]:
     """Train and score the runs that are not done yet; after each, yield the rows of all that are done."""
     from ..training import train, validated
 
     rows: list[Row] = []
     for number, run in enumerate(runs):
-        if cancel is not None and cancel():
-            raise Cancelled("Cancelled; the study goes on from here when started again.")
+        stop_if_cancelled(cancel)
         if progress is not None:
             progress(number / len(runs), f"{run.name} ({number + 1} of {len(runs)})")
         folder = output / "runs" / run.name
@@ -97,6 +234,12 @@ def execute(
         yield rows
 
 
+def stop_if_cancelled(cancel: Cancel | None) -> None:
+    """Raise Cancelled where `cancel` returns True."""
+    if cancel is not None and cancel():
+        raise Cancelled("Cancelled; the study goes on from here when started again.")
+
+
 def write_table(rows: Sequence[Row], path: Path) -> None:
     """Tab-separated values with a header; missing and non-finite values are n/a."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -105,7 +248,13 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
 
 
 def cell(value: Any) -> str:
-    """A value as text of a table: four significant digits."""
+    """A value as text of a table: four significant digits.
+
+    Examples
+    --------
+    >>> cell(0.123456), cell(None), cell("L1")
+    ('0.1235', 'n/a', 'L1')
+    """
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "n/a"
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -134,21 +283,16 @@ def write_page(
     facts : mapping
         What was run.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from ..evaluation.pages import render
 
-    from ..evaluation.report import TEMPLATES
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     columns = list(dict.fromkeys(key for row in rows for key in row))
-    page = environment.get_template("study.html.j2").render(
+    page = render(
+        "study.html.j2",
         title=title,
         sentences=sentences,
         sections=sections,
         columns=columns,
         rows=[[cell(row.get(column)) for column in columns] for row in rows],
         facts=facts,
-        written=datetime.datetime.now().astimezone().isoformat(" ", "minutes"),
     )
     path.write_text(page, encoding="utf-8")

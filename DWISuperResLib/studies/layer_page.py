@@ -81,7 +81,7 @@ def page_sections(rows: Sequence[dict[str, Any]], images: Path, scan: str) -> li
 def _periods(rows: Sequence[dict[str, Any]]) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import INK, PAGE, to_svg
+    from ..evaluation.drawing import INK, PAGE, to_svg
 
     figure = Figure(figsize=(PAGE, 1.0 + 0.28 * len(rows)), layout="constrained")
     for axes, quantity in zip(figure.subplots(1, 3), QUANTITIES, strict=True):
@@ -102,7 +102,7 @@ def _periods(rows: Sequence[dict[str, Any]]) -> str:
 def _errors(rows: Sequence[dict[str, Any]], levels: Sequence[float | None]) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, to_svg
 
     losses = list(dict.fromkeys(row["loss"] for row in rows))
     figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
@@ -124,7 +124,7 @@ def _errors(rows: Sequence[dict[str, Any]], levels: Sequence[float | None]) -> s
 def _pictures(rows: Sequence[dict[str, Any]], images: Path, scan: str) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import INK, PAGE, to_svg
+    from ..evaluation.drawing import INK, PAGE, to_svg
 
     shown = []
     for row in rows:

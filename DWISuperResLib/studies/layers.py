@@ -10,17 +10,34 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..io import read_dwi, write_dwi
-from .base import Progress, Row, Run, execute, remember, write_page, write_table
+from .base import (
+    STUDIES,
+    Cancel,
+    Progress,
+    Row,
+    Run,
+    Study,
+    TrainingOptions,
+    execute,
+    option,
+    remember,
+    write_page,
+    write_table,
+)
 from .layer_page import FEATURES, conclusions, page_sections
 from .scoring import Case, add_noise, label, open_case, score_case, with_mean
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 LOSSES: dict[str, tuple[int, ...]] = {
     "L1": (0, 0, 0, 0, 0),
@@ -44,71 +61,67 @@ STRENGTH = 125.0
 """Each tap's term / L1 term before training, where weights are made equal. The paper's weights come with an L1 weight
 of 125 that its code never uses; taken as meant to make all terms equal, that leaves each 125 times the L1 term."""
 
-_STEPS_PER_EPOCH = 25
 _SECONDS_PER_RUN = 15.0
 
 
-def run_layer_study(
-    data: Sequence[str],
-    output: str | Path,
-    *,
-    held_out: Sequence[str] | float = 0.2,
-    subject: str | None = None,
-    losses: Sequence[str] = tuple(LOSSES),
-    weights: str = "torchvision",
-    snr: Sequence[float | None] = (None, 15.0, 8.0),
-    minutes: float = 60.0,
-    steps: int | None = None,
-    seed: int = 42,
-    model: str = "kspace",
-    architecture: str = "sr_unet",
-    arguments: Mapping[str, Any] = NETWORK,
-    patch: int = 64,
-    batch: int = 4,
-    learning_rate: float = 1e-3,
-    test_slices: int = 12,
-    accelerator: str = "auto",
-    precision: str = "fp32",
-    progress: Progress | None = None,
-    cancel: Callable[[], bool] | None = None,
-) -> Path:
-    """Run the study, or go on with it.
+@dataclass(frozen=True, kw_only=True)
+class LayerOptions(TrainingOptions):
+    """Options of the layer study.
 
-    Parameters
+    Attributes
     ----------
-    data : sequence of str
-        DWI files, folders searched for them, or patterns.
-    output : path
-        Study folder; created.
-    held_out : sequence of str, or float
-        Scans to test on, or the fraction of subjects to hold out.
-    subject : str, optional
-        Regular expression that tells subjects apart, see `training.configuration.Data`.
     losses : sequence of str
         Some of `LOSSES`, in the order in which they run.
     weights : str
         "torchvision" (VGG16-bn with the paper's weights and its normalisation, which is none), or a file of VGG16
         weights: taps deeper than it holds are untrained and named so, and tap weights are made equal, see STRENGTH.
     snr : sequence of float or None
-        Noise levels: Rician noise is added to every scan, before the resolution is lowered, so that the b0 of the
-        foreground has this SNR; None leaves scans as acquired. Tests compare with the scan as acquired.
-    minutes : float
-        Time to spend, from which the number of steps follows.
-    steps : int, optional
-        Training steps of a run instead; above 25 rounded up to a multiple of it.
-    seed : int
+        Noise levels: Rician noise is added to every scan, before the resolution is lowered, at this SNR of the
+        foreground's b0; None leaves scans as acquired. Tests compare with the scan as acquired.
     model : str
-        Degradation model.
+        Degradation.
     architecture, arguments
         The network; it must serve x2 and x3.
-    patch, batch, learning_rate
-        Of training; patch in px, a multiple of 16 so that taps see whole strides.
-    test_slices : int
-        Slices of each held-out scan, where the brain is largest.
-    accelerator, precision
-        See `training.configuration.Machine`.
-    progress, cancel
-        As for `engine.super_resolve`.
+    patch
+        A multiple of 16, so that taps see whole strides.
+
+    Raises
+    ------
+    InputError
+        If an option has no such value.
+    """
+
+    losses: Sequence[str] = option(tuple(LOSSES), "some of L1, Feat0 to Feat4, abl0 to abl3")
+    weights: str = option("torchvision", "of VGG16: torchvision, or a file")
+    snr: Sequence[float | None] = option((None, 15.0, 8.0), "noise levels; none leaves scans as acquired")
+    model: str = option("kspace", "degradation")
+    architecture: str = option("sr_unet")
+    arguments: Mapping[str, Any] = option(lambda: dict(NETWORK))
+    test_slices: int = option(12, "slices of each held-out scan, where the brain is largest")
+    precision: str = option("fp32", "auto, fp32, bf16 or fp16", fixed=False)
+
+    def __post_init__(self) -> None:
+        if self.patch % 16 or self.patch < 48 or self.batch < 1 or self.test_slices < 1:
+            raise InputError(
+                f"patch is {self.patch} and batch {self.batch}; expected a multiple of 16 from 48, and at least 1."
+            )
+        if not self.snr or any(level is not None and not level > 0 for level in self.snr):
+            raise InputError(
+                f"The noise levels are {list(self.snr)}; expected positive SNRs, or None for scans as acquired."
+            )
+        if not self.losses or not set(self.losses) <= set(LOSSES):
+            raise InputError(f"The losses are {list(self.losses)}; expected some of {', '.join(LOSSES)}.")
+        if self.weights not in ("torchvision", "untrained"):
+            object.__setattr__(self, "weights", str(Path(self.weights).expanduser().resolve()))
+
+    @property
+    def transferred(self) -> list[str]:
+        """Losses whose networks are trained on for x3."""
+        return [name for name in TRANSFERRED if name in self.losses]
+
+
+def run_layer_study(options: LayerOptions, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
+    """Run the study, or go on with it.
 
     Returns
     -------
@@ -117,116 +130,37 @@ def run_layer_study(
     Raises
     ------
     InputError
-        If an option has no such value, or `output` holds another study.
+        If an option has no such value, or the output holds another study.
     """
-    from ..training.cache import divide
-    from ..training.configuration import Data
-
-    if patch % 16 or patch < 48 or batch < 1 or test_slices < 1:
-        raise InputError(f"patch is {patch} and batch {batch}; expected a multiple of 16 from 48, and at least 1.")
-    if not snr or any(level is not None and not level > 0 for level in snr):
-        raise InputError(f"The noise levels are {list(snr)}; expected positive SNRs, or None for scans as acquired.")
-    if not losses or not set(losses) <= set(LOSSES):
-        raise InputError(f"The losses are {list(losses)}; expected some of {', '.join(LOSSES)}.")
-    output = Path(output)
-    weights = weights if weights in ("torchvision", "untrained") else str(Path(weights).expanduser().resolve())
-    validation = held_out if isinstance(held_out, float) else list(held_out)
-    files, tests = divide(
-        Data.model_validate({"scans": list(data), "validation": validation, "subject": subject}), seed
-    )
-    if not tests:
-        raise InputError("No scan is held out; name one with held_out, or give scans of at least two subjects.")
+    output = options.output
+    files, tests = options.divided()
     output.mkdir(parents=True, exist_ok=True)
-    asked: dict[str, Any] = {
-        "scans": [str(path) for path in files],
-        "held_out": [str(path) for path in tests],
-        "losses": list(losses),
-        "weights": weights,
-        "snr": list(snr),
-        "seed": seed,
-        "model": model,
-        "architecture": architecture,
-        "arguments": dict(arguments),
-        "patch": patch,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "test_slices": test_slices,
-    }
-
-    def configuration(loss: Sequence[Mapping[str, Any]], scans: Sequence[Path], count: int, scale: int) -> dict:
-        return {
-            "scales": [scale],
-            "seed": seed,
-            "data": {
-                "scans": [str(path) for path in scans],
-                "validation": [],
-                "cache": str(output / "cache"),
-                "slabs": -(-batch // 2),
-                "patches": min(batch, 2),
-                "patch": patch,
-                "workers": 0,
-            },
-            "network": {"architecture": architecture, "arguments": dict(arguments)},
-            "degradation": {"models": {model: 1.0}},
-            "augmentation": {"intensity": [1, 1], "contrast": [1, 1]},
-            "loss": [dict(term) for term in loss],
-            "schedule": {
-                "epochs": -(-count // _STEPS_PER_EPOCH),
-                "steps_per_epoch": min(count, _STEPS_PER_EPOCH),
-                "learning_rate": learning_rate,
-                "weight_decay": 0.0,
-                "clip": None,
-                "ema": None,
-            },
-            "machine": {"accelerator": accelerator, "precision": precision, "progress": False},
-        }
-
-    transferred = [name for name in TRANSFERRED if name in losses]
-    # Sums of steps over the runs of one loss: x3 is trained on for half as long, at the first noise level.
-    shares = {name: len(snr) + 0.5 * (name in transferred) for name in losses}
+    asked = {"scans": list(map(str, files)), "held_out": list(map(str, tests)), **options.asked()}
 
     def plan() -> dict[str, Any]:
         if progress is not None:
             progress(0.0, "measuring the losses")
-        measured = _measure(configuration([{"name": "l1"}], files, 1, 2), weights)
-        if steps is not None:
-            return {**measured, "steps": steps}
-        runs = len(snr) * len(losses) + len(transferred)
+        measured = _measure(_configuration(options, [{"name": "l1"}], files, 1, 2), options.weights)
+        if options.steps is not None:
+            return {**measured, "steps": options.steps}
+        # x3 is trained on for half as long, at the first noise level.
+        shares = {name: len(options.snr) + 0.5 * (name in options.transferred) for name in options.losses}
+        runs = len(options.snr) * len(options.losses) + len(options.transferred)
         cost = sum(share * measured["seconds"][name] for name, share in shares.items())
-        count = int((60 * minutes - runs * _SECONDS_PER_RUN) / cost)
-        if count < _STEPS_PER_EPOCH:
-            needed = (_STEPS_PER_EPOCH * cost + runs * _SECONDS_PER_RUN) / 60
-            raise InputError(
-                f"{minutes:g} minutes are too few for {runs} runs; give at least {math.ceil(needed)}, fewer noise "
-                "levels, or a number of steps."
-            )
-        return {**measured, "steps": count // _STEPS_PER_EPOCH * _STEPS_PER_EPOCH}
+        return {**measured, "steps": options.affordable_steps(cost, runs, _SECONDS_PER_RUN)}
 
     planned = remember(output, asked, plan)
-    terms = {name: loss_terms(name, weights, planned["tap_weights"]) for name in losses}
-    cases = [open_case(path, test_slices) for path in tests]
-    runs = []
-    for level in snr:
-        scans = files if level is None else _noisy_copies(files, level, seed, output / "scans")
-        for name in losses:
-            facts = {"loss": name, "snr": level, "scale": 2, "taps": _taps(name, planned["untrained_from"])}
-            tree = configuration(terms[name], scans, planned["steps"], 2)
-            runs.append(Run(f"x2-{label(level)}-{name}", facts, tree))
-    first = {run.facts["loss"]: run for run in runs[: len(losses)]}
-    for name in transferred:
-        start = first[name]
-        tree = configuration(
-            terms[name], [Path(p) for p in start.configuration["data"]["scans"]], -(-planned["steps"] // 2), 3
-        )
-        tree["network"]["start_from"] = str(start.checkpoint(output))
-        runs.append(Run(f"x3-{label(snr[0])}-{name}", {**start.facts, "scale": 3}, tree))
+    cases = [open_case(path, options.test_slices) for path in tests]
+    runs = _runs(options, files, planned)
 
     def score(run: Run, checkpoint: Path) -> list[Row]:
         level, scale = run.facts["snr"], run.facts["scale"]
-        found = [score_case(case, level, scale, model, seed, checkpoint, output / "images") for case in cases]
-        return with_mean(found)
+        images = output / "images"
+        return with_mean(
+            [score_case(case, level, scale, options.model, options.seed, checkpoint, images) for case in cases]
+        )
 
-    baseline = _baseline(cases, snr, model, seed, output)
+    baseline = _baseline(options, cases)
     report = output / "report.html"
     for rows in execute(runs, output, score, progress=progress, cancel=cancel):
         everything = [*baseline, *rows]
@@ -237,6 +171,46 @@ def run_layer_study(
         sections = page_sections(averaged, output / "images", cases[0].name)
         write_page(report, "Which VGG layers bring grids?", sentences, sections, everything, facts)
     return report
+
+
+STUDIES.register("layers")(
+    Study("find which VGG layers of a feature loss bring grid artefacts", LayerOptions, run_layer_study)
+)
+
+
+def _configuration(
+    options: LayerOptions, loss: Sequence[Mapping[str, Any]], scans: Sequence[Path], steps: int, scale: int
+) -> dict[str, Any]:
+    return options.configuration(
+        scans,
+        steps,
+        scales=[scale],
+        network={"architecture": options.architecture, "arguments": dict(options.arguments)},
+        degradation={"models": {options.model: 1.0}},
+        loss=[dict(term) for term in loss],
+        schedule={"clip": None},
+    )
+
+
+def _runs(options: LayerOptions, files: Sequence[Path], planned: Mapping[str, Any]) -> list[Run]:
+    """Every loss at every noise level for x2; then, from the first level's networks, x3."""
+    terms = {name: loss_terms(name, options.weights, planned["tap_weights"]) for name in options.losses}
+    runs: list[Run] = []
+    first: dict[str, Run] = {}
+    for level in options.snr:
+        scans = files if level is None else _noisy_copies(files, level, options.seed, options.output / "scans")
+        for name in options.losses:
+            facts = {"loss": name, "snr": level, "scale": 2, "taps": _taps(name, planned["untrained_from"])}
+            tree = _configuration(options, terms[name], scans, planned["steps"], 2)
+            runs.append(Run(f"x2-{label(level)}-{name}", facts, tree))
+            first.setdefault(name, runs[-1])
+    for name in options.transferred:
+        start = first[name]
+        scans = [Path(path) for path in start.configuration["data"]["scans"]]
+        tree = _configuration(options, terms[name], scans, -(-planned["steps"] // 2), 3)
+        tree["network"]["start_from"] = str(start.checkpoint(options.output))
+        runs.append(Run(f"x3-{label(options.snr[0])}-{name}", {**start.facts, "scale": 3}, tree))
+    return runs
 
 
 def loss_terms(name: str, weights: str, tap_weights: Sequence[float]) -> list[dict[str, Any]]:
@@ -273,8 +247,8 @@ def _measure(tree: dict[str, Any], weights: str) -> dict[str, Any]:
     loader.prepare_data()
     loader.setup("fit")
     batches = Batches(loader.scans, network.view, config, None)
-    options = _backbone(weights)
-    backbone = build_backbone(options.pop("backbone"), PAPER_TAPS, **options)
+    arguments = _backbone(weights)
+    backbone = build_backbone(arguments.pop("backbone"), PAPER_TAPS, **arguments)
     ratios, seconds = [], math.inf
     for index in range(4):
         shown = batches[index]
@@ -296,7 +270,9 @@ def _measure(tree: dict[str, Any], weights: str) -> dict[str, Any]:
     }
 
 
-def _step_seconds(pair, network_seconds: float, weights: str, tap_weights: Sequence[float]) -> dict[str, float]:
+def _step_seconds(
+    pair: tuple[Tensor, Tensor], network_seconds: float, weights: str, tap_weights: Sequence[float]
+) -> dict[str, float]:
     """Seconds of a training step with each loss: the network's share, then forward and backward of the loss."""
     from ..losses import build_loss
 
@@ -324,14 +300,14 @@ def _noisy_copies(files: Sequence[Path], snr: float, seed: int, folder: Path) ->
     return copies
 
 
-def _baseline(cases: Sequence[Case], snr, model: str, seed: int, output: Path) -> list[Row]:
+def _baseline(options: LayerOptions, cases: Sequence[Case]) -> list[Row]:
     """Sinc interpolation, at every noise level for x2 and at the first for x3."""
-    path = output / "baseline.json"
+    path, images = options.output / "baseline.json", options.output / "images"
     if not path.is_file():
         rows: list[Row] = []
-        for level, scale in [*((level, 2) for level in snr), (snr[0], 3)]:
+        for level, scale in [*((level, 2) for level in options.snr), (options.snr[0], 3)]:
             facts = {"loss": "sinc", "snr": level, "scale": scale, "taps": "interpolation"}
-            found = [score_case(case, level, scale, model, seed, None, output / "images") for case in cases]
+            found = [score_case(case, level, scale, options.model, options.seed, None, images) for case in cases]
             rows += [{**facts, **row} for row in with_mean(found)]
         path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Rows = Sequence[dict[str, Any]]
 SHOWN = ("PSNR", "SSIM", "ssfd")
@@ -53,7 +56,7 @@ def page_sections(rows: Rows, table: Rows) -> list[tuple[str, list[tuple[str, st
 def _intervals(table: Rows) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, to_svg
 
     targets = list(dict.fromkeys(row["target"] for row in table))
     metrics = list(dict.fromkeys(row["metric"] for row in table))
@@ -78,7 +81,7 @@ def _intervals(table: Rows) -> str:
 def _scatter(rows: Rows, target: str, names: Sequence[str]) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, INTERPOLATION_COLOURS, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, INTERPOLATION_COLOURS, PAGE, to_svg
 
     colours = (*INTERPOLATION_COLOURS, *CHECKPOINT_COLOURS)
     scans = list(dict.fromkeys(row["scan"] for row in rows))
@@ -101,8 +104,8 @@ def _scatter(rows: Rows, target: str, names: Sequence[str]) -> str:
     return to_svg(figure)
 
 
-def _style(axes) -> None:
-    from ..evaluation.figures import INK
+def _style(axes: Axes) -> None:
+    from ..evaluation.drawing import INK
 
     axes.patch.set_visible(False)
     axes.tick_params(colors=INK, labelsize=8)

@@ -11,73 +11,71 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..dwi import DWI
-from ..errors import Cancelled, InputError
-from ..evaluation.compare import compare
+from ..errors import InputError
+from ..evaluation.regions import DIRECTED
+from ..evaluation.scorer import Scorer
 from ..io import write_dwi
-from ..metrics import image_scores
-from ..metrics.deep import DeepDistance, available_distances, sample_slices
+from ..io.cohort import find_scans
+from ..metrics import METRICS, metrics_of
 from ..metrics.grid_artefacts import grid_artefact_index
-from ..metrics.rank import rank_correlation, reader_agreement
-from ..microstructure import angular_error, compute_maps, principal_direction
+from ..metrics.rank import RankCorrelation, rank_correlation, reader_agreement
 from ..resampling.degradation import degrade
-from ..resampling.grid import crop, in_plane_axes
-from ..resampling.upsamplers import UPSAMPLERS, interpolate
-from .base import Progress, Row, remember, write_page, write_table
+from ..resampling.grid import in_plane_axes
+from ..resampling.upsamplers import UPSAMPLERS
+from .base import (
+    STUDIES,
+    Cancel,
+    Progress,
+    Row,
+    Study,
+    StudyOptions,
+    option,
+    remember,
+    stop_if_cancelled,
+    write_page,
+    write_table,
+)
 from .metric_page import conclusions, page_sections
-from .scoring import Case, add_noise, open_case
+from .scoring import MAPS, WEIGHTED, Case, add_noise, open_case, restore
 
-TARGETS = ("FA error", "QA error", "direction error")
-"""Mean absolute errors in the brain; of the direction in degrees where the reference's FA is at least 0.2."""
+if TYPE_CHECKING:
+    from ..metrics.deep import DeepDistance
+
+TARGETS = {
+    "FA error": ("fa", "mae", "brain"),
+    "QA error": ("qa", "mae", "brain"),
+    "direction error": ("direction", "mean_deg", DIRECTED),
+}
+"""Quantity, metric and region of each error that metrics are to foretell."""
 READERS = "reader score"
-HIGHER_IS_BETTER = ("PSNR", "SSIM", "MS-SSIM")
-IMAGE_METRICS = (*HIGHER_IS_BETTER, "NRMSE", "grid excess")
-DEEP_VOLUMES = 3
-"""Weighted volumes, evenly spread, whose slices the deep distances see."""
+DISTANCE_SLICES = 99
+"""Deep distances see every slice of a case."""
 
 Version = Callable[[Case], DWI]
 
 
-def run_metric_study(
-    data: Sequence[str],
-    output: str | Path,
-    *,
-    scales: Sequence[int] = (2, 3),
-    snr: Sequence[float] = (20.0, 10.0),
-    checkpoints: Sequence[str] | None = None,
-    distances: Sequence[str] | None = None,
-    weights: Mapping[str, str] | None = None,
-    download: bool = False,
-    readers: str | Path | None = None,
-    slices: int = 6,
-    seed: int = 42,
-    keep_images: bool = False,
-    progress: Progress | None = None,
-    cancel: Callable[[], bool] | None = None,
-) -> Path:
-    """Run the study, or go on with it.
+@dataclass(frozen=True, kw_only=True)
+class MetricOptions(StudyOptions):
+    """Options of the metric study.
 
-    Parameters
+    Attributes
     ----------
-    data : sequence of str
-        DWI files, folders searched for them, or patterns.
-    output : path
-        Study folder; created.
     scales : sequence of int
         In-plane factors.
     snr : sequence of float
-        Noise levels: Rician noise so that the b0 of the foreground has this SNR.
+        Noise levels: Rician noise at this SNR of the foreground's b0.
     checkpoints : sequence of str, optional
         Networks whose results are among the versions; by default every shipped one for super-resolution.
     distances : sequence of str, optional
         Of `metrics.deep.DISTANCES`; by default `available_distances()`.
-    weights : mapping of str to str, optional
+    weights : mapping of str to str
         Distance to the file of its weights, or "untrained".
     download : bool
         Fetch trained weights that are not at hand.
@@ -86,12 +84,23 @@ def run_metric_study(
         scores.tsv. May be given or changed when the study is run again.
     slices : int
         Adjacent slices of each scan, where the brain is largest.
-    seed : int
-        Of noise, untrained weights and the bootstrap.
     keep_images : bool
         Also write every version as NIfTI to `images`, for readers.
-    progress, cancel
-        As for `engine.super_resolve`.
+    """
+
+    scales: Sequence[int] = option((2, 3), "in-plane factors")
+    snr: Sequence[float] = option((20.0, 10.0), "noise levels")
+    checkpoints: Sequence[str] | None = option(None, "networks (default: all that ship)", fixed=False)
+    distances: Sequence[str] | None = option(None, "deep distances (default: all at hand)", fixed=False)
+    weights: Mapping[str, str] = option(dict, "weights of a distance, or NAME=untrained", fixed=False)
+    download: bool = option(False, "fetch trained weights that are not at hand", fixed=False)
+    readers: str | None = option(None, "scores of human readers: scan, version, reader, score", fixed=False)
+    slices: int = option(6, "slices of each scan")
+    keep_images: bool = option(False, "write every version, for readers", fixed=False)
+
+
+def run_metric_study(options: MetricOptions, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
+    """Run the study, or go on with it.
 
     Returns
     -------
@@ -101,58 +110,111 @@ def run_metric_study(
     Raises
     ------
     InputError
-        If an option has no such value, `output` holds another study, or the reader scores fit no version.
+        If an option has no such value, the output holds another study, or the reader scores fit no version.
     """
-    from ..checkpoints import read_card, shipped_checkpoints
-    from ..training.cache import find_scans
+    from ..metrics.deep import DeepDistance, available_distances
 
-    files = find_scans(list(data))
-    if checkpoints is None:
-        checkpoints = [c for c in shipped_checkpoints() if read_card(c).task == "super-resolution"]
-    versions = plan_versions(scales, snr, checkpoints, seed)
-    chosen, given = list(distances or available_distances()), dict(weights or {})
-    loaded = {name: DeepDistance(name, weights=given.get(name), seed=seed, download=download) for name in chosen}
+    files = find_scans(options.data)
+    checkpoints = _super_resolving() if options.checkpoints is None else list(options.checkpoints)
+    versions = plan_versions(options.scales, options.snr, checkpoints, options.seed)
+    loaded = {
+        name: DeepDistance(name, weights=options.weights.get(name), seed=options.seed, download=options.download)
+        for name in options.distances or available_distances()
+    }
     asked = {
         "scans": [str(path) for path in files],
-        "scales": list(scales),
-        "snr": list(snr),
-        "checkpoints": list(checkpoints),
-        "distances": {name: compared.weights for name, compared in loaded.items()},
-        "slices": slices,
-        "seed": seed,
+        **options.asked(),
+        "checkpoints": checkpoints,
+        "distances": {name: distance.weights for name, distance in loaded.items()},
     }
-    output = Path(output)
+    output = options.output
     output.mkdir(parents=True, exist_ok=True)
     remember(output, asked, dict)
     rows: list[Row] = []
     for number, (scan, path) in enumerate(_scan_names(files).items()):
-        case = replace(open_case(path, slices), name=scan)
-        folder = output / "runs" / case.name
-        folder.mkdir(parents=True, exist_ok=True)
-        measure = _Measurement(case, loaded)
-        for position, (name, make) in enumerate(versions.items()):
-            if cancel is not None and cancel():
-                raise Cancelled("Cancelled; the study goes on from here when started again.")
+        case = replace(open_case(path, options.slices), name=scan)
+
+        def report(done: int, name: str, number: int = number, scan: str = scan) -> None:
+            stop_if_cancelled(cancel)
             if progress is not None:
-                progress((number + position / len(versions)) / len(files), f"{case.name}: {name}")
-            stored = folder / f"{_file_name(name)}.json"
-            image = output / "images" / case.name / f"{_file_name(name)}.nii.gz"
-            if not stored.is_file() or (keep_images and not image.is_file()):
-                test = make(case)
-                if keep_images:
-                    image.parent.mkdir(parents=True, exist_ok=True)
-                    write_dwi(test, image, overwrite=True)
-                row = {"scan": case.name, "version": name, **measure(test)}
-                stored.write_text(json.dumps(row) + "\n", encoding="utf-8")
-            rows.append(json.loads(stored.read_text(encoding="utf-8")))
-        last = number == len(files) - 1
-        table = correlate(rows, seed)
-        if readers is not None and last:
-            table += correlate_readers(rows, read_readers(readers, rows), seed)
+                progress((number + done / len(versions)) / len(files), f"{scan}: {name}")
+
+        rows += _measured(case, versions, list(loaded.values()), output, options.keep_images, report)
+        table = correlate(rows, options.seed)
+        if options.readers is not None and number == len(files) - 1:
+            table += correlate_readers(rows, read_readers(options.readers, rows), options.seed)
         for row in table:
             row["weights"] = loaded[row["metric"]].weights if row["metric"] in loaded else ""
         _publish(output, rows, table, {**asked, "versions": ", ".join(versions)})
     return output / "report.html"
+
+
+STUDIES.register("metrics")(
+    Study("rank image metrics by how well they follow the error of FA and QA", MetricOptions, run_metric_study)
+)
+
+
+def _super_resolving() -> list[str]:
+    from ..checkpoints import read_card, shipped_checkpoints
+
+    return [name for name in shipped_checkpoints() if read_card(name).task == "super-resolution"]
+
+
+def _measured(
+    case: Case,
+    versions: Mapping[str, Version],
+    distances: Sequence[DeepDistance],
+    output: Path,
+    keep_images: bool,
+    report: Callable[[int, str], None],
+) -> list[Row]:
+    """Every version of a case, measured or, where an earlier run did, read."""
+    folder = output / "runs" / case.name
+    folder.mkdir(parents=True, exist_ok=True)
+    scorer: Scorer | None = None
+    rows = []
+    for done, (name, make) in enumerate(versions.items()):
+        report(done, name)
+        stored = folder / f"{_file_name(name)}.json"
+        image = output / "images" / case.name / f"{_file_name(name)}.nii.gz"
+        if not stored.is_file() or (keep_images and not image.is_file()):
+            test = make(case)
+            if keep_images:
+                image.parent.mkdir(parents=True, exist_ok=True)
+                write_dwi(test, image, overwrite=True)
+            scorer = scorer or _scorer(case, distances)
+            row = {"scan": case.name, "version": name, **_row(scorer, test)}
+            stored.write_text(json.dumps(row) + "\n", encoding="utf-8")
+        rows.append(json.loads(stored.read_text(encoding="utf-8")))
+    return rows
+
+
+def _scorer(case: Case, distances: Sequence[DeepDistance]) -> Scorer:
+    return Scorer(
+        case.dwi,
+        case.mask,
+        maps=MAPS,
+        groups={WEIGHTED: np.flatnonzero(~case.dwi.is_b0)},
+        regions=("brain", DIRECTED),
+        direction=True,
+        distances=distances,
+        distance_slices=DISTANCE_SLICES,
+        axis=case.axis,
+    )
+
+
+def _row(scorer: Scorer, test: DWI) -> Row:
+    """Metrics of the weighted signal, deep distances, and the errors they are to foretell."""
+    scores = scorer(test)
+    row: Row = {m.label: scores.value("signal", m.name, volumes=WEIGHTED) for m in metrics_of("signal", headline=True)}
+    weighted = ~scorer.reference.is_b0
+    residual = test.signal[..., weighted] - scorer.reference.signal[..., weighted]
+    residual = np.moveaxis(residual, (3, scorer.axis), (0, 1))
+    inside = np.tile(np.moveaxis(scorer.mask, scorer.axis, 0), (len(residual), 1, 1))
+    row["grid excess"] = grid_artefact_index(residual.reshape(-1, *residual.shape[2:]), inside).total_db
+    row |= {d.name: scores.value("deep distance", d.name, volumes="weighted") for d in scorer.distances}
+    targets = TARGETS.items()
+    return row | {name: scores.value(what, metric, region=region) for name, (what, metric, region) in targets}
 
 
 def plan_versions(
@@ -262,33 +324,6 @@ def read_readers(path: str | Path, rows: Sequence[Row]) -> dict[str, dict[tuple[
     return scores
 
 
-class _Measurement:
-    """A scan's own maps and slices, computed once; calling it measures a version."""
-
-    def __init__(self, case: Case, distances: Mapping[str, DeepDistance]) -> None:
-        self.case, self.distances = case, distances
-        self.weighted = ~case.dwi.is_b0
-        self.direction = principal_direction(case.dwi, case.mask)
-        self.directed = case.mask & (compute_maps(case.dwi, ("fa",), mask=case.mask)["fa"] >= 0.2)
-
-    def __call__(self, test: DWI) -> Row:
-        case = self.case
-        pair = (case.dwi.signal[..., self.weighted], test.signal[..., self.weighted])
-        quality = image_scores(*pair, mask=case.mask, slice_axis=case.axis)
-        names = {"PSNR": "psnr", "SSIM": "ssim", "MS-SSIM": "ms_ssim", "NRMSE": "nrmse"}
-        row: Row = {name: quality[key] for name, key in names.items()}
-        residual = np.moveaxis(pair[1] - pair[0], (3, case.axis), (0, 1))
-        inside = np.tile(np.moveaxis(case.mask, case.axis, 0), (len(residual), 1, 1))
-        row["grid excess"] = grid_artefact_index(residual.reshape(-1, *residual.shape[2:]), inside).total_db
-        images, reference, mask = sample_slices(*pair, case.mask, case.axis, slices=99, volumes=DEEP_VOLUMES)
-        row |= {name: compared(images, reference, mask=mask).value for name, compared in self.distances.items()}
-        difference = compare(case.dwi, test, ("fa", "qa"), mask=case.mask).difference
-        angle = angular_error(principal_direction(test, case.mask), self.direction)
-        errors = [np.abs(difference[name][case.mask]).mean() for name in ("fa", "qa")]
-        errors.append(angle[self.directed].mean() if self.directed.any() else np.nan)
-        return row | {target: float(error) for target, error in zip(TARGETS, errors, strict=True)}
-
-
 def _scan_names(files: Sequence[Path]) -> dict[str, Path]:
     """File names without suffix; with their folder's where two are alike."""
     names = [path.name.split(".")[0] for path in files]
@@ -310,23 +345,17 @@ def _publish(output: Path, rows: Sequence[Row], table: Sequence[Row], facts: Map
 
 
 def _restored(
-    scale: int, model: str, snr: float | None, seed: int, *, method: str = "", checkpoint: str = ""
+    scale: int, model: str, snr: float | None, seed: int, *, method: str = "sinc", checkpoint: str | None = None
 ) -> Version:
     def make(case: Case) -> DWI:
         low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
-        if checkpoint:
-            from ..inference.predict import super_resolve
-
-            high = super_resolve(low, checkpoint, scale, precision="fp32", axis=case.axis)
-        else:
-            high = interpolate(low, scale, method=method, axis=case.axis)
-        return replace(high, signal=crop(high.signal, case.dwi.spatial_shape), affine=case.dwi.affine)
+        return restore(case, low, method=method, checkpoint=checkpoint)
 
     return make
 
 
 def _blurred(case: Case, width: float) -> DWI:
-    widths = [0.0 if a == case.axis else width * float(s) for a, s in enumerate(case.dwi.voxel_sizes)]
+    widths = [0.0 if a == case.axis else width * float(size) for a, size in enumerate(case.dwi.voxel_sizes)]
     return degrade(case.dwi, 1, model="gaussian", axis=case.axis, fwhm=widths)
 
 
@@ -345,10 +374,12 @@ def _metrics(rows: Sequence[Row]) -> list[str]:
 
 
 def _oriented(row: Row, metric: str) -> float:
-    return -row[metric] if metric in HIGHER_IS_BETTER else row[metric]
+    """Less is better: metrics of which more is better change their sign."""
+    turned = {m.label for m in METRICS.values() if m.higher_is_better}
+    return -row[metric] if metric in turned else row[metric]
 
 
-def _as_row(target: str, metric: str, found, versions: int) -> Row:
+def _as_row(target: str, metric: str, found: RankCorrelation, versions: int) -> Row:
     return {
         "target": target,
         "metric": metric,

@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..dwi import DWI
-from ..evaluation.compare import compare
+from ..evaluation.scorer import Scorer, Scores
 from ..io import read_dwi
-from ..metrics import image_scores
+from ..metrics import metrics_of
 from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
 from ..microstructure import brain_mask
-from ..resampling.degradation import degrade, foreground_b0, rician
-from ..resampling.grid import crop, slice_axis
+from ..resampling.degradation import degrade, rician
+from ..resampling.grid import slice_axis
+from ..resampling.scale import Scale
 from .base import Row
+
+MAPS = ("fa", "qa")
+WEIGHTED = "weighted"
+"""Group of volumes whose signal is compared."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +35,18 @@ class Case:
     mask: NDArray[np.bool_]
     axis: int
 
+    @cached_property
+    def scorer(self) -> Scorer:
+        """Of the slices as acquired: weighted volumes, FA and QA, in the brain."""
+        groups = {WEIGHTED: np.flatnonzero(~self.dwi.is_b0)}
+        return Scorer(self.dwi, self.mask, maps=MAPS, groups=groups, regions=("brain",), axis=self.axis)
+
 
 def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
-    """Rician noise of standard deviation mean foreground b0 / `snr`; None: the scan itself."""
+    """Rician noise at an SNR as `DWI.foreground_b0` defines it; None: the scan itself."""
     if snr is None:
         return dwi
-    sigma, rng = foreground_b0(dwi) / snr, np.random.default_rng(seed)
+    sigma, rng = dwi.foreground_b0() / snr, np.random.default_rng(seed)
     signal = np.empty_like(dwi.signal, order="F")
     for n in range(dwi.n_volumes):
         signal[..., n] = rician(dwi.signal[..., n], sigma, rng)
@@ -55,6 +67,29 @@ def open_case(path: Path, count: int) -> Case:
     return Case(path.name.split(".")[0], replace(dwi, signal=dwi.signal[block], affine=affine), mask[block], axis)
 
 
+def restore(case: Case, low: DWI, *, method: str = "sinc", checkpoint: str | Path | None = None) -> DWI:
+    """Bring a scan of lower resolution back onto the case's grid, by a network or by interpolation."""
+    scale = Scale.between(low.spatial_shape, case.dwi.spatial_shape)
+    if checkpoint is None:
+        from ..resampling.upsamplers import interpolate
+
+        return interpolate(low, scale, method=method, axis=case.axis)
+    from ..inference.predict import super_resolve
+
+    return super_resolve(low, str(checkpoint), scale, precision="fp32", axis=case.axis)
+
+
+def row_of(case: Case, scores: Scores) -> Row:
+    """The case's name and what its scorer found."""
+    row: Row = {"scan": case.name}
+    for metric in metrics_of("signal"):
+        row[f"DWI {metric.label}"] = scores.value("signal", metric.name, volumes=WEIGHTED)
+    for name in MAPS:
+        for metric in metrics_of("map", headline=True):
+            row[f"{name.upper()} {metric.label}"] = scores.value(name, metric.name)
+    return row
+
+
 def score_case(
     case: Case, snr: float | None, scale: int, model: str, seed: int, checkpoint: Path | None, images: Path
 ) -> Row:
@@ -62,37 +97,18 @@ def score_case(
 
     Also keeps a slice of the DWI, and of the DWI and FA residuals, in `images`.
     """
-    from ..inference.predict import super_resolve
-    from ..resampling.upsamplers import interpolate
-
     low = degrade(add_noise(case.dwi, snr, seed), scale, model=model, axis=case.axis)
-    if checkpoint is None:
-        high = interpolate(low, scale, method="sinc", axis=case.axis)
-    else:
-        high = super_resolve(low, str(checkpoint), scale, precision="fp32", axis=case.axis)
-    test = replace(high, signal=crop(high.signal, case.dwi.spatial_shape), affine=case.dwi.affine)
+    test = restore(case, low, checkpoint=checkpoint)
+    scores = case.scorer(test)
+    row = row_of(case, scores)
     weighted = ~case.dwi.is_b0
-    pair = (case.dwi.signal[..., weighted], test.signal[..., weighted])
-    quality = image_scores(*pair, mask=case.mask, slice_axis=case.axis)
-    comparison = compare(case.dwi, test, ("fa", "qa"), mask=case.mask)
-    row: Row = {
-        "scan": case.name,
-        "DWI NRMSE": quality["nrmse"],
-        "DWI RMSE": quality["rmse"],
-        "DWI PSNR": quality["psnr"],
-        "DWI SSIM": quality["ssim"],
-        "FA MAE": float(np.abs(comparison.difference["fa"][case.mask]).mean()),
-        "QA MAE": float(np.abs(comparison.difference["qa"][case.mask]).mean()),
-    }
-    residual = pair[1] - pair[0]
-    level = float(pair[0][case.mask].mean())
+    signal = case.dwi.signal[..., weighted]
+    residual = test.signal[..., weighted] - signal
+    level = float(signal[case.mask].mean())
     slices = np.moveaxis(residual, (3, case.axis), (0, 1))
     masks = np.moveaxis(case.mask, case.axis, 0)
-    stacks = {
-        "DWI": (slices.reshape(-1, *slices.shape[2:]) / level, np.tile(masks, (len(slices), 1, 1))),
-        "FA": (np.moveaxis(comparison.difference["fa"], case.axis, 0), masks),
-        "QA": (np.moveaxis(comparison.difference["qa"], case.axis, 0), masks),
-    }
+    stacks = {"DWI": (slices.reshape(-1, *slices.shape[2:]) / level, np.tile(masks, (len(slices), 1, 1)))}
+    stacks |= {name.upper(): (np.moveaxis(scores.difference[name], case.axis, 0), masks) for name in MAPS}
     for quantity, (stack, inside) in stacks.items():
         found = grid_artefact_index(stack, inside)
         row[f"{quantity} grid dB"] = found.total_db
@@ -105,10 +121,9 @@ def score_case(
     name = checkpoint.stem if checkpoint else f"x{scale}-{label(snr)}-sinc"
     np.savez_compressed(
         images / f"{name}-{case.name}.npz",
-        dwi=np.take(pair[1][..., 0], middle, case.axis) / level,
+        dwi=np.take((signal + residual)[..., 0], middle, case.axis) / level,
         residual=np.take(residual[..., 0], middle, case.axis) / level,
-        fa=np.take(comparison.difference["fa"], middle, case.axis),
-        qa=np.take(comparison.difference["qa"], middle, case.axis),
+        **{map_name: np.take(scores.difference[map_name], middle, case.axis) for map_name in MAPS},
     )
     return row
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,23 @@ import numpy as np
 
 from ..dwi import DWI
 from ..errors import InputError
-from ..evaluation.compare import compare
-from ..metrics import image_scores
+from ..metrics import METRICS
 from ..resampling.degradation import rician
-from .base import Progress, Row, Run, execute, remember, write_page, write_table
-from .scoring import Case, open_case, with_mean
+from .base import (
+    STUDIES,
+    Cancel,
+    Progress,
+    Row,
+    Run,
+    Study,
+    TrainingOptions,
+    execute,
+    option,
+    remember,
+    write_page,
+    write_table,
+)
+from .scoring import Case, open_case, row_of, with_mean
 
 LOSSES: dict[str, dict[str, Any]] = {
     "L1": {"name": "l1"},
@@ -35,62 +47,48 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 """Small enough that every run of a comparison fits into minutes; the published DnCNN has 17 layers of 64."""
 
-MEASURES = ("DWI PSNR", "DWI SSIM", "FA MAE", "QA MAE")
-_STEPS_PER_EPOCH = 25
+MEASURES = {
+    "DWI PSNR": METRICS["psnr"],
+    "DWI SSIM": METRICS["ssim"],
+    "FA MAE": METRICS["mae"],
+    "QA MAE": METRICS["mae"],
+}
+"""Columns that the conclusions and curves are about."""
 _SECONDS_PER_RUN = 10.0
 
 
-def run_untrained_study(
-    data: Sequence[str],
-    output: str | Path,
-    *,
-    held_out: Sequence[str] | float = 0.2,
-    subject: str | None = None,
-    noise: Sequence[float] = (1.0, 5.0, 10.0, 20.0),
-    upl: Mapping[str, Any] | None = None,
-    networks: Mapping[str, Mapping[str, Any]] = NETWORKS,
-    minutes: float = 60.0,
-    steps: int | None = None,
-    seed: int = 42,
-    patch: int = 64,
-    batch: int = 4,
-    learning_rate: float = 1e-3,
-    test_slices: int = 8,
-    accelerator: str = "auto",
-    precision: str = "auto",
-    progress: Progress | None = None,
-    cancel: Callable[[], bool] | None = None,
-) -> Path:
-    """Run the study, or go on with it.
+@dataclass(frozen=True, kw_only=True)
+class UntrainedOptions(TrainingOptions):
+    """Options of the study of untrained losses.
 
-    Parameters
+    Attributes
     ----------
-    data : sequence of str
-        DWI files, folders searched for them, or patterns.
-    output : path
-        Study folder; created.
-    held_out : sequence of str, or float
-        Scans to test on, or the fraction of subjects to hold out.
-    subject : str, optional
-        Regular expression that tells subjects apart, see `training.configuration.Data`.
     noise : sequence of float
         Standard deviations of the Rician noise added, in percent of the brain's mean b0 signal.
-    upl : mapping, optional
+    upl : mapping
         Options of the untrained loss: depth, kernel, pooling, initialisation, seed; see `losses.untrained`.
     networks : mapping of architecture to its arguments
-    minutes : float
-        Time to spend, from which the number of steps follows.
-    steps : int, optional
-        Training steps of a run instead; rounded up to 25.
-    seed : int
-    patch, batch, learning_rate
-        Of training.
-    test_slices : int
-        Slices of each held-out scan, where the brain is largest.
-    accelerator, precision
-        See `training.configuration.Machine`.
-    progress, cancel
-        As for `engine.super_resolve`.
+
+    Raises
+    ------
+    InputError
+        If an option has no such value.
+    """
+
+    noise: Sequence[float] = option((1.0, 5.0, 10.0, 20.0), "Rician noise in percent of the mean b0 signal")
+    upl: Mapping[str, Any] = option(dict)
+    networks: Mapping[str, Mapping[str, Any]] = option(lambda: dict(NETWORKS))
+
+    def __post_init__(self) -> None:
+        if not self.noise or min(self.noise) <= 0:
+            raise InputError(f"The noise levels are {list(self.noise)}; expected percentages above 0.")
+        object.__setattr__(self, "upl", {"seed": self.seed, **self.upl})
+
+
+def run_untrained_study(
+    options: UntrainedOptions, *, progress: Progress | None = None, cancel: Cancel | None = None
+) -> Path:
+    """Run the study, or go on with it.
 
     Returns
     -------
@@ -99,94 +97,39 @@ def run_untrained_study(
     Raises
     ------
     InputError
-        If an option has no such value, or `output` holds another study.
+        If an option has no such value, or the output holds another study.
     """
-    from ..training.cache import divide
-    from ..training.configuration import Data
-
-    if not noise or min(noise) <= 0:
-        raise InputError(f"The noise levels are {list(noise)}; expected percentages above 0.")
-    output = Path(output)
-    validation = held_out if isinstance(held_out, float) else list(held_out)
-    described = Data.model_validate({"scans": list(data), "validation": validation, "subject": subject})
-    files, tests = divide(described, seed)
-    if not tests:
-        raise InputError("No scan is held out; name one with held_out, or give scans of at least two subjects.")
+    output, images = options.output, options.output / "images"
+    files, tests = options.divided()
     output.mkdir(parents=True, exist_ok=True)
-    asked: dict[str, Any] = {
-        "scans": [str(path) for path in files],
-        "held_out": [str(path) for path in tests],
-        "noise": list(noise),
-        "upl": {"seed": seed, **(upl or {})},
-        "networks": {name: dict(arguments) for name, arguments in networks.items()},
-        "seed": seed,
-        "patch": patch,
-        "batch": batch,
-        "learning_rate": learning_rate,
-        "test_slices": test_slices,
-    }
-
-    def configuration(network: str, loss: str, percent: float, count: int) -> dict[str, Any]:
-        return {
-            "task": "denoising",
-            "scales": [1],
-            "seed": seed,
-            "data": {
-                "scans": asked["scans"],
-                "validation": [],
-                "cache": str(output / "cache"),
-                "slabs": -(-batch // 2),
-                "patches": min(batch, 2),
-                "patch": patch,
-                "workers": 0,
-            },
-            "network": {"architecture": network, "arguments": asked["networks"][network]},
-            "degradation": {"noise": [percent, percent]},
-            "augmentation": {"intensity": [1, 1], "contrast": [1, 1]},
-            "loss": [LOSSES[loss] | (asked["upl"] if loss == "uPL" else {})],
-            "schedule": {
-                "epochs": max(1, -(-count // _STEPS_PER_EPOCH)),
-                "steps_per_epoch": _STEPS_PER_EPOCH,
-                "learning_rate": learning_rate,
-                "weight_decay": 0.0,
-                "ema": None,
-            },
-            "machine": {"accelerator": accelerator, "precision": precision, "progress": False},
-        }
+    asked = {"scans": list(map(str, files)), "held_out": list(map(str, tests)), **options.asked()}
+    combinations = [(percent, name, loss) for percent in options.noise for name in options.networks for loss in LOSSES]
 
     def plan() -> dict[str, Any]:
-        if steps is not None:
-            return {"steps": steps}
+        if options.steps is not None:
+            return {"steps": options.steps}
         if progress is not None:
             progress(0.0, "measuring the losses")
-        cost = sum(_step_seconds(configuration(n, loss, noise[0], 1)) for n in networks for loss in LOSSES) * len(noise)
-        runs = len(networks) * len(LOSSES) * len(noise)
-        count = int((60 * minutes - runs * _SECONDS_PER_RUN) / cost)
-        if count < _STEPS_PER_EPOCH:
-            needed = math.ceil((_STEPS_PER_EPOCH * cost + runs * _SECONDS_PER_RUN) / 60)
-            raise InputError(
-                f"{minutes:g} minutes are too few for {runs} runs; give at least {needed}, fewer noise levels or "
-                "networks, or a number of steps."
-            )
-        return {"steps": count // _STEPS_PER_EPOCH * _STEPS_PER_EPOCH}
+        first = options.noise[0]
+        trees = [_configuration(options, files, first, name, loss, 1) for name in options.networks for loss in LOSSES]
+        cost = len(options.noise) * sum(map(_step_seconds, trees))
+        return {"steps": options.affordable_steps(cost, len(combinations), _SECONDS_PER_RUN)}
 
     planned = remember(output, asked, plan)
-    cases = [open_case(path, test_slices) for path in tests]
+    cases = [open_case(path, options.test_slices) for path in tests]
     runs = [
         Run(
-            f"noise{percent:g}-{network}-{loss}",
-            {"noise %": percent, "network": network, "loss": loss},
-            configuration(network, loss, percent, planned["steps"]),
+            f"noise{percent:g}-{name}-{loss}",
+            {"noise %": percent, "network": name, "loss": loss},
+            _configuration(options, files, percent, name, loss, planned["steps"]),
         )
-        for percent in noise
-        for network in networks
-        for loss in LOSSES
+        for percent, name, loss in combinations
     ]
-    # Names of the scans, in order, are the noise's seeds: every network is shown the same noise.
-    shown = {(percent, n): _noisy(case, percent, seed + n) for percent in noise for n, case in enumerate(cases)}
+    # Numbers of the scans, in order, are the noise's seeds: every network is shown the same noise.
+    shown = {(p, n): _noisy(case, p, options.seed + n) for p in options.noise for n, case in enumerate(cases)}
     baseline: list[Row] = []
-    for percent in noise:
-        found = [_score(case, shown[percent, n]) for n, case in enumerate(cases)]
+    for percent in options.noise:
+        found = [row_of(case, case.scorer(shown[percent, n])) for n, case in enumerate(cases)]
         baseline += [{"noise %": percent, "network": "none", "loss": "noisy", **row} for row in with_mean(found)]
 
     def score(run: Run, checkpoint: Path) -> list[Row]:
@@ -196,14 +139,14 @@ def run_untrained_study(
         for n, case in enumerate(cases):
             noisy = shown[run.facts["noise %"], n]
             denoised = super_resolve(noisy, str(checkpoint), 1, precision="fp32", axis=case.axis)
-            rows.append(_score(case, denoised))
+            rows.append(row_of(case, case.scorer(denoised)))
             if n == 0:
-                _keep_picture(output / "images", run.name, case, denoised)
+                _keep_picture(images, run.name, case, denoised)
         return with_mean(rows)
 
-    _keep_picture(output / "images", "acquired", cases[0], cases[0].dwi)
-    for percent in noise:
-        _keep_picture(output / "images", f"noise{percent:g}-noisy", cases[0], shown[percent, 0])
+    _keep_picture(images, "acquired", cases[0], cases[0].dwi)
+    for percent in options.noise:
+        _keep_picture(images, f"noise{percent:g}-noisy", cases[0], shown[percent, 0])
     report = output / "report.html"
     each = len(cases) + (len(cases) > 1)
     for rows in execute(runs, output, score, progress=progress, cancel=cancel):
@@ -212,10 +155,10 @@ def run_untrained_study(
         averaged = [row for row in everything if row["scan"] == everything[-1]["scan"]]
         facts = {**asked, **planned, "runs done": f"{len(rows) // each} of {len(runs)}"}
         sections = [
-            ("Scores by noise", [(_curves(averaged, network), network) for network in networks]),
+            ("Scores by noise", [(_curves(averaged, network), network) for network in options.networks]),
             (
                 "Pictures",
-                [(_pictures(output / "images", p, networks), f"{cases[0].name}, {p:g} % noise") for p in noise],
+                [(_pictures(images, p, options.networks), f"{cases[0].name}, {p:g} % noise") for p in options.noise],
             ),
         ]
         write_page(
@@ -224,10 +167,29 @@ def run_untrained_study(
     return report
 
 
+STUDIES.register("untrained")(
+    Study("denoise with untrained feature losses beside the usual ones", UntrainedOptions, run_untrained_study)
+)
+
+
+def _configuration(
+    options: UntrainedOptions, files: Sequence[Path], percent: float, network: str, loss: str, steps: int
+) -> dict[str, Any]:
+    return options.configuration(
+        files,
+        steps,
+        task="denoising",
+        scales=[1],
+        network={"architecture": network, "arguments": dict(options.networks[network])},
+        degradation={"noise": [percent, percent]},
+        loss=[{**LOSSES[loss], **(options.upl if loss == "uPL" else {})}],
+    )
+
+
 def conclusions(rows: Sequence[Row]) -> list[str]:
     """Which loss is best, by measure, and how often."""
     sentences = []
-    for measure in MEASURES:
+    for measure, metric in MEASURES.items():
         best: dict[str, int] = dict.fromkeys(LOSSES, 0)
         groups = {(row["noise %"], row["network"]) for row in rows if row["network"] != "none"}
         complete = 0
@@ -235,7 +197,7 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
             here = {row["loss"]: row[measure] for row in rows if (row["noise %"], row["network"]) == group}
             if len(here) == len(LOSSES) and all(map(math.isfinite, here.values())):
                 complete += 1
-                best[(min if measure.endswith("MAE") else max)(here, key=lambda loss: here[loss])] += 1
+                best[(max if metric.higher_is_better else min)(here, key=lambda loss: here[loss])] += 1
         if complete:
             counts = ", ".join(f"{loss} {count}" for loss, count in best.items())
             sentences.append(f"{measure}: best of {complete} combinations of network and noise: {counts}.")
@@ -243,24 +205,8 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
 
 
 def _noisy(case: Case, percent: float, seed: int) -> DWI:
-    volumes = case.dwi.is_b0 if case.dwi.is_b0.any() else slice(None)
-    sigma = percent / 100 * float(case.dwi.signal[case.mask][:, volumes].mean())
+    sigma = percent / 100 * float(case.dwi.mean_b0()[case.mask].mean())
     return replace(case.dwi, signal=rician(case.dwi.signal, sigma, np.random.default_rng(seed)))
-
-
-def _score(case: Case, test: DWI) -> Row:
-    weighted = ~case.dwi.is_b0
-    pair = case.dwi.signal[..., weighted], test.signal[..., weighted]
-    quality = image_scores(*pair, mask=case.mask, slice_axis=case.axis)
-    difference = compare(case.dwi, test, ("fa", "qa"), mask=case.mask).difference
-    return {
-        "scan": case.name,
-        "DWI PSNR": quality["psnr"],
-        "DWI SSIM": quality["ssim"],
-        "DWI NRMSE": quality["nrmse"],
-        "FA MAE": float(np.abs(difference["fa"][case.mask]).mean()),
-        "QA MAE": float(np.abs(difference["qa"][case.mask]).mean()),
-    }
 
 
 def _step_seconds(tree: dict[str, Any]) -> float:
@@ -292,7 +238,7 @@ def _keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
 def _curves(rows: Sequence[Row], network: str) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, to_svg
 
     figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
@@ -314,7 +260,7 @@ def _curves(rows: Sequence[Row], network: str) -> str:
 def _pictures(images: Path, percent: float, networks: Mapping[str, Any]) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.figures import INK, PAGE, to_svg
+    from ..evaluation.drawing import INK, PAGE, to_svg
 
     names = {"acquired": "acquired", "noisy": f"noise{percent:g}-noisy"}
     names |= {f"{network}\n{loss}": f"noise{percent:g}-{network}-{loss}" for network in networks for loss in LOSSES}

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -23,7 +21,6 @@ from ..microstructure import brain_mask
 from ..networks.views import Normalisation
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
 from ..resampling.scale import Scale
-from .configuration import Data
 
 FINEST_STEP = 20
 """Factors are taken as fractions with at most this denominator: patches begin where voxels of both grids do."""
@@ -189,7 +186,7 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
         "affine": dwi.affine.tolist(),
         "offset": normalisation.offset,
         "gains": normalisation.gains.tolist(),
-        "level": _level(dwi, mask),
+        "level": float(dwi.mean_b0()[mask].mean(dtype=np.float64)),
     }
     try:
         with io.output_directory(folder) as temporary:
@@ -213,86 +210,3 @@ def _compact_type(dwi: DWI) -> np.dtype:
     if whole and low >= 0 and high <= 65535:
         return np.dtype(np.uint16)
     return np.dtype(np.int16 if whole and low >= -32768 and high <= 32767 else np.float32)
-
-
-def _level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
-    volumes = np.flatnonzero(dwi.is_b0) if dwi.is_b0.any() else np.arange(dwi.n_volumes)
-    return float(np.mean([dwi.signal[..., n][mask].mean(dtype=np.float64) for n in volumes]))
-
-
-def find_scans(patterns: list[str], exclude: list[str] | None = None) -> list[Path]:
-    """DWI files named by files, folders (searched for NIfTI with a gradient table, and NRRD) and patterns.
-
-    Raises
-    ------
-    InputError
-        If an entry matches nothing.
-    """
-    found: dict[Path, None] = {}
-    for pattern in patterns:
-        paths = _matches(pattern)
-        if not paths:
-            raise InputError(f"{pattern} holds no DWI: expected NIfTI with .bval and .bvec beside it, or NRRD.")
-        found.update(dict.fromkeys(paths))
-    dropped = {path for pattern in exclude or [] for path in _matches(pattern)}
-    return [path for path in found if path not in dropped]
-
-
-def _matches(pattern: str) -> list[Path]:
-    path = Path(pattern).expanduser()
-    if path.is_file():
-        return [path.resolve()]
-    if path.is_dir():
-        candidates = [p for p in path.rglob("*") if p.is_file()]
-    else:
-        candidates = []
-        for match in map(Path, glob.glob(str(path), recursive=True)):
-            candidates += [p for p in match.rglob("*") if p.is_file()] if match.is_dir() else [match]
-    return sorted({p.resolve() for p in candidates if _is_dwi(p)})
-
-
-def _is_dwi(path: Path) -> bool:
-    """NIfTI with a gradient table beside it, or NRRD whose header says DWMRI; a T1 or a mask is neither."""
-    if path.name.endswith((".nii", ".nii.gz")):
-        stem = path.name.split(".nii")[0]
-        return any((path.parent / name).is_file() for name in (f"{stem}.bval", f"{stem}.bvals", "bvals"))
-    if path.suffix in (".nrrd", ".nhdr"):
-        with path.open("rb") as file:
-            return b"DWMRI_gradient" in file.read(1 << 16)
-    return False
-
-
-def divide(config: Data, seed: int) -> tuple[list[Path], list[Path]]:
-    """Training and validation files, no subject in both.
-
-    Raises
-    ------
-    InputError
-        If a listed validation subject is trained on as well, or one side is empty.
-    """
-    files = find_scans(config.scans, config.exclude)
-    if isinstance(config.validation, list):
-        held_out = find_scans(config.validation) if config.validation else []
-        files = [path for path in files if path not in held_out]
-        shared = {subject_of(p, config.subject) for p in files} & {subject_of(p, config.subject) for p in held_out}
-        if shared:
-            raise InputError(
-                f"Subject {min(shared)!r} is among the training and the validation scans; hold out all its scans."
-            )
-    else:
-        subjects = sorted({subject_of(path, config.subject) for path in files})
-        count = round(config.validation * len(subjects)) if len(subjects) > 1 else 0
-        if config.validation > 0 and len(subjects) > 1:
-            count = min(max(count, 1), len(subjects) - 1)
-        chosen = set(np.random.default_rng(seed).permutation(subjects)[:count].tolist())
-        held_out = [path for path in files if subject_of(path, config.subject) in chosen]
-        files = [path for path in files if path not in held_out]
-    if not files:
-        raise InputError("No scans are left for training; hold out or exclude fewer.")
-    return files, held_out
-
-
-def subject_of(path: Path, pattern: str | None) -> str:
-    """What a scan's path matches of `pattern`, else of a BIDS `sub-` entity, else the path itself."""
-    match = re.search(pattern or r"sub-[A-Za-z0-9]+", str(path))
-    return match.group() if match else str(path)

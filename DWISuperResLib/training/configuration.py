@@ -23,6 +23,7 @@ from pydantic import ValidationError as PydanticError
 from ..errors import InputError
 from ..resampling import MAX_FACTOR
 from ..resampling.degradation import DEGRADATIONS
+from .monitors import monitors
 
 Range = tuple[float, float]
 Term = dict[str, Any]
@@ -193,10 +194,15 @@ class Validation(Section):
 
     every: PositiveInt = Field(default=1, description="epochs between validations")
     slices: PositiveInt = Field(default=6, description="slices of each scan, spread over the brain")
-    monitor: Literal["fa_error", "qa_error", "psnr", "ssim", "nrmse"] = Field(
-        default="nrmse", description="what `best` means"
-    )
+    monitor: str = Field(default="nrmse", description="what `best` means, see `monitors`")
     images: bool = True
+
+    @field_validator("monitor")
+    @classmethod
+    def _is_measured(cls, name: str) -> str:
+        if name not in monitors():
+            raise ValueError(f"the score is {name!r}; expected one of {', '.join(monitors())}")
+        return name
 
 
 class Configuration(Section):

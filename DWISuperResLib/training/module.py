@@ -19,8 +19,9 @@ from ..losses.pixel import MultiScaleSSIMLoss, SSIMLoss
 from ..resampling.upsamplers import UPSAMPLERS
 from .configuration import Configuration, Schedule
 from .images import figures
+from .monitors import monitors
 from .patches import Batch
-from .validation import HIGHER_IS_BETTER, SCORES, Case, classical, predict, score
+from .validation import Case, classical, predict, score
 
 WHITE = {"volume": 4.0, "paper": 1.0}
 """Network intensity that losses see as 1, where feature networks and SSIM have their white: b0 of grey matter is
@@ -154,7 +155,7 @@ class Training(lightning.LightningModule):
             if self.config.validation.images and index == 0:
                 self._show(case, test, differences)
         table = [scores, *self._classical[index].values()]
-        self._rows.append(torch.tensor([[row[name] for name in SCORES] for row in table], dtype=torch.float64))
+        self._rows.append(torch.tensor([[row[name] for name in monitors()] for row in table], dtype=torch.float64))
 
     def _forward(self, shown: Tensor, size: Sequence[int]) -> Tensor:
         shown = shown.contiguous(memory_format=MEMORY_FORMATS[self.network.view.dimensions])
@@ -162,15 +163,16 @@ class Training(lightning.LightningModule):
             return self.network(shown, size)
 
     def on_validation_epoch_end(self) -> None:
-        rows = torch.stack(self._rows) if self._rows else torch.full((1, 1 + len(UPSAMPLERS), len(SCORES)), math.nan)
+        count = 1 + len(UPSAMPLERS), len(monitors())
+        rows = torch.stack(self._rows) if self._rows else torch.full((1, *count), math.nan)
         self._rows.clear()
         known = ~torch.isnan(rows)
         sums = torch.stack((torch.where(known, rows, 0).sum(0), known.sum(0).to(rows)))
         sums = self.trainer.strategy.reduce(sums.float().to(self.device), reduce_op="sum").cpu()
         means = (sums[0] / sums[1]).numpy()
         report = []
-        for n, name in enumerate(SCORES):
-            best = float((np.max if name in HIGHER_IS_BETTER else np.min)(means[1:, n]))
+        for n, (name, (_, metric)) in enumerate(monitors().items()):
+            best = float((np.max if metric.higher_is_better else np.min)(means[1:, n]))
             self.log_dict({f"val/{name}": float(means[0, n]), f"classical/{name}": best}, batch_size=1)
             report.append(f"{name} {means[0, n]:.4g} ({best:.4g})")
         self.print(f"epoch {self.current_epoch}, network (best interpolation): {', '.join(report)}")

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
+from ..io.cohort import divide
 from ..microstructure.tensor import determines_tensor
 from ..networks.views import Assembler, Tile, View
 from ..resampling.grid import in_plane_axes
 from ..resampling.operators import operator
-from .cache import Scan, divide, open_scan
+from .cache import Scan, open_scan
 from .configuration import Configuration
 from .configuration import Factors as Triple
 from .tasks import TASKS, Slab, separable
@@ -298,7 +299,10 @@ class DWIData(lightning.LightningDataModule):
     def __init__(self, config: Configuration, view: View, together: int | None) -> None:
         super().__init__()
         self.config, self.view, self.together = config, view, together
-        self.files, self.held_out = divide(config.data, config.seed)
+        data = config.data
+        self.files, self.held_out = divide(
+            data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed
+        )
         self.cache = config.data.cache or config.output / "cache"
 
     def _open(self, path: Path, every_axis: bool) -> list[Scan]:

@@ -27,8 +27,8 @@ from ..resampling.scale import Scale
 from .cache import Scan
 from .configuration import Configuration, load_configuration
 from .module import MEMORY_FORMATS, Training
+from .monitors import monitors
 from .patches import DWIData
-from .validation import HIGHER_IS_BETTER
 
 MAY_CHANGE = {
     *("resume", "machine", "validation", "licence", "provenance", "output", "data.workers", "data.cache"),
@@ -90,7 +90,7 @@ def train(config: Configuration) -> Path:
         output,
         filename="best",
         monitor=f"val/{config.validation.monitor}",
-        mode="max" if config.validation.monitor in HIGHER_IS_BETTER else "min",
+        mode="max" if monitors()[config.validation.monitor][1].higher_is_better else "min",
         every_n_epochs=config.validation.every,
         save_on_train_epoch_end=True,
         enable_version_counter=False,

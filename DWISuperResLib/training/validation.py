@@ -3,43 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from ..dwi import DWI
-from ..errors import InputError
-from ..evaluation.compare import compare
+from ..evaluation.scorer import Scorer, maps_that_fit
 from ..inference.canvas import Canvas
-from ..metrics import image_scores
 from ..networks.views import Assembler, View
 from ..resampling.scale import Scale
 from ..resampling.upsamplers import interpolate
 from .cache import Scan
 from .configuration import Configuration, Factors
+from .monitors import MAPS, monitors
 from .tasks import TASKS
 
-SCORES = ("psnr", "ssim", "nrmse", "fa_error", "qa_error")
-"""PSNR in dB, SSIM, RMSE over the mean signal, mean absolute errors of FA and QA; all in the brain."""
-
-HIGHER_IS_BETTER = ("psnr", "ssim")
 VOLUMES_AT_A_TIME = 64
 """That the network is given."""
+_EVERY_VOLUME = "all"
 
 
-class Case(NamedTuple):
-    """Slices of a held-out scan, as they are and as the network is shown them."""
+@dataclass(frozen=True, eq=False)
+class Case:
+    """Slices of a held-out scan, as they are and as the network is shown them.
 
-    reference: DWI
-    mask: NDArray[np.bool_]
+    Attributes
+    ----------
+    scorer : Scorer
+        Of the slices as they are.
+    coarse : DWI
+        What interpolation starts from.
+    slabs : list of array
+        Of each slice (N, context, h, w); of a view of blocks the whole stack (N, slices, h, w).
+    scan : Scan
+    """
+
+    scorer: Scorer
     coarse: DWI
-    """What interpolation starts from."""
     slabs: list[NDArray[np.float32]]
-    """Of each slice (N, context, h, w); of a view of blocks the whole stack (N, slices, h, w)."""
     scan: Scan
+
+    @property
+    def reference(self) -> DWI:
+        """The slices as they are."""
+        return self.scorer.reference
 
 
 def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed: int) -> Case:
@@ -63,9 +72,17 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
         slabs = [TASKS[config.task](stack, scan, factors, config, rng)]
         coarse = slabs[0].swapaxes(0, 1)
     signal = scan.signal[:, positions].astype(np.float32).swapaxes(0, 1)
-    reference, mask = _as_dwi(signal, scan, scan.frame_sizes), scan.mask[positions].transpose(2, 1, 0)
-    sizes = scan.frame_sizes * [n / m for n, m in zip(mask.shape[::-1], _lengths(coarse), strict=True)]
-    return Case(reference, np.ascontiguousarray(mask), _as_dwi(coarse, scan, sizes), slabs, scan)
+    reference = _as_dwi(signal, scan, scan.frame_sizes)
+    sizes = scan.frame_sizes * [n / m for n, m in zip(_lengths(signal), _lengths(coarse), strict=True)]
+    scorer = Scorer(
+        reference,
+        np.ascontiguousarray(scan.mask[positions].transpose(2, 1, 0)),
+        maps=maps_that_fit(reference, MAPS),
+        groups={_EVERY_VOLUME: np.arange(reference.n_volumes)},
+        regions=("brain",),
+        axis=2,
+    )
+    return Case(scorer, _as_dwi(coarse, scan, sizes), slabs, scan)
 
 
 def predict(network: Callable, case: Case, view: View, device: torch.device) -> DWI:
@@ -92,19 +109,16 @@ def classical(case: Case, method: str) -> DWI:
 
 
 def score(case: Case, test: DWI) -> tuple[dict[str, float], dict[str, NDArray[np.float32]]]:
-    """`SCORES`, and the signed differences of the maps (W, H, slices); a map the gradients do not allow is NaN."""
-    images = image_scores(case.reference.signal, test.signal, mask=case.mask)
-    scores = {name: float(images[name]) for name in ("psnr", "ssim", "nrmse")}
-    differences = {}
-    for name in ("fa", "qa"):
-        try:
-            comparison = compare(case.reference, test, maps=(name,), mask=case.mask)
-        except InputError:
-            scores[f"{name}_error"] = float("nan")
-            continue
-        differences[name] = comparison.difference[name]
-        scores[f"{name}_error"] = float(np.abs(comparison.difference[name][case.mask]).mean())
-    return scores, differences
+    """What `monitors` names, and the signed differences of the maps (W, H, slices).
+
+    A map that the gradients do not allow is NaN, and has no difference.
+    """
+    found = case.scorer(test)
+    scores = {
+        name: found.value(quantity, metric.name, volumes=_EVERY_VOLUME if quantity == "signal" else "")
+        for name, (quantity, metric) in monitors().items()
+    }
+    return scores, found.difference
 
 
 def _lengths(signal: NDArray[np.float32]) -> tuple[int, int, int]:

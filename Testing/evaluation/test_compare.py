@@ -1,6 +1,7 @@
 """Comparison of two scans: differences, statistics and tissue classes against NumPy and SciPy."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from scipy.spatial.transform import Rotation
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.evaluation.compare import compare
+from DWISuperResLib.evaluation.report import write_comparison_report
 from DWISuperResLib.microstructure import MAPS, compute_maps
 from Testing.microstructure.test_maps import signals_of, table, tensors_of
 
@@ -40,7 +42,7 @@ def test_comparing_a_scan_with_itself_gives_zero(pair):
 def test_statistics_equal_scipy_and_regions_divide_the_mask(pair):
     reference, test, mask = pair
     result = compare(reference, test, ("fa", "md", "qa"), mask=mask)
-    regions = ["brain", "CSF-like", "FA < 0.2", "FA 0.2-0.4", "FA >= 0.4"]
+    regions = ["brain", "CSF-like", "FA < 0.2", "FA 0.2-0.4", "FA >= 0.6"]  # none of 0.4 to 0.6
     assert [(row["map"], row["region"]) for row in result.statistics] == [
         (name, region) for name in ("fa", "md", "qa") for region in regions
     ]
@@ -48,8 +50,8 @@ def test_statistics_equal_scipy_and_regions_divide_the_mask(pair):
     assert sum(rows["fa", region]["n"] for region in regions[1:]) == rows["fa", "brain"]["n"] == mask.sum()
     assert rows["md", "CSF-like"]["reference_mean"] == pytest.approx(3e-3, rel=0.05)
     fa = compute_maps(reference, ("fa",))["fa"]
-    inside = fa >= 0.4
-    for name, region, where in (("fa", "brain", mask), ("qa", "FA >= 0.4", inside)):
+    inside = fa >= 0.6
+    for name, region, where in (("fa", "brain", mask), ("qa", "FA >= 0.6", inside)):
         first, second = result.reference[name][where], result.test[name][where]
         error = (second - first).astype(float)
         row = rows[name, region]
@@ -78,22 +80,43 @@ def test_qa_of_both_scans_has_one_scale(pair):
     assert tuple(alone.reference) == ("iso",)
 
 
-def test_padding_at_the_far_end_is_left_out(pair):
+def test_grids_must_be_the_same(pair):
     reference, _, mask = pair
     padded = dataclasses.replace(
         reference, signal=np.pad(reference.signal, ((0, 2), (0, 1), (0, 0), (0, 0)), mode="edge")
     )
-    result = compare(reference, padded, mask=mask)
-    assert not result.difference["fa"].any()
     with pytest.raises(InputError, match="same grid"):
-        compare(padded, reference)
+        compare(reference, padded, mask=mask)
     with pytest.raises(InputError, match="mm apart"):
-        compare(reference, dataclasses.replace(padded, affine=np.diag([2.0, 2, 3.3, 1])), mask=mask)
+        compare(reference, dataclasses.replace(reference, affine=np.diag([2.0, 2, 3.3, 1])), mask=mask)
+
+
+def test_a_region_is_the_same_in_statistics_scores_and_report(pair, tmp_path):
+    """One rule: fluid has a row of its own and is in no class of FA, in every table."""
+    reference, test, mask = pair
+    evaluation = write_comparison_report(
+        reference, test, tmp_path / "report.html", maps=("ad",), mask=mask, distances=()
+    )
+    statistics = compare(reference, test, ("fa", "ad"), mask=mask).statistics
+    of_report = evaluation.comparison(("fa", "ad")).statistics
+    assert of_report == statistics
+    rows = {(row["map"], row["region"]): row for row in statistics}
+    scored = {(r["quantity"], r["region"]): r for r in evaluation.scores if r["metric"] == "mae"}
+    for region in ("brain", "CSF-like", "FA < 0.2", "FA >= 0.6"):
+        assert scored["fa", region]["value"] == rows["fa", region]["mae"]
+        assert scored["fa", region]["voxels"] == rows["fa", region]["n"]
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    table = page[page.index("Fractional anisotropy (FA)") :]
+    cells = re.search(r"<td>FA &lt; 0.2</td><td class=\"text\">test</td><td>([^<]+)</td><td>([^<]+)</td>", table)
+    assert cells.groups() == (str(rows["fa", "FA < 0.2"]["n"]), f"{rows['fa', 'FA < 0.2']['mae']:.4g}")
+    fa, md = (compute_maps(reference, (name,))[name] for name in ("fa", "md"))
+    assert rows["fa", "FA < 0.2"]["n"] == np.count_nonzero((fa < 0.2) & (md < 1.5e-3))
+    assert rows["fa", "CSF-like"]["n"] == np.count_nonzero((fa < 0.2) & (md >= 1.5e-3)) > 0
 
 
 def test_comparison_refuses_an_empty_mask_and_does_without_tissue_classes(pair):
     reference, test, mask = pair
-    with pytest.raises(InputError, match="empty"):
+    with pytest.raises(InputError, match="not empty"):
         compare(reference, test, mask=np.zeros_like(mask))
     few = [
         dataclasses.replace(d, signal=d.signal[..., :7], bvals=d.bvals[:7], bvecs=d.bvecs[:7])

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.evaluation import figures, report
+from DWISuperResLib.evaluation import drawing, pictures, plots, report
 from DWISuperResLib.evaluation.evaluate import assess, evaluate
 from DWISuperResLib.evaluation.selfchecks import Check
+from DWISuperResLib.evaluation.summary import summary_table, verdict
 from DWISuperResLib.phantoms import phantom
 from Testing.conftest import oblique_affine
 
@@ -80,7 +81,7 @@ def test_page_says_what_was_run_and_escapes_it(page, evaluation):
         assert value in text
     for candidate in evaluation.candidates:
         assert f"{evaluation.score(candidate.name, 'fa', 'mae'):.4f}" in text
-    assert figures.INK not in text
+    assert drawing.INK not in text
 
 
 def test_verdict_follows_the_numbers(evaluation):
@@ -91,21 +92,21 @@ def test_verdict_follows_the_numbers(evaluation):
         return replace(evaluation, candidates=(*evaluation.candidates, network), scores=evaluation.scores + better)
 
     best = min(("nearest", "linear", "sinc"), key=lambda n: evaluation.score(n, "fa", "mae"))
-    sentence = report.verdict(with_network(0.5))[0]
+    sentence = verdict(with_network(0.5))[0]
     assert "comes closer to the original than every" in sentence
     change = 100 * (1 - 0.5 * evaluation.score("sinc", "fa", "mae") / evaluation.score(best, "fa", "mae"))
     assert f"FA error {change:.1f} % lower ({best})" in sentence
-    assert "does not come closer" in report.verdict(with_network(2))[0]
-    assert "% higher" in report.verdict(with_network(2))[0]
+    assert "does not come closer" in verdict(with_network(2))[0]
+    assert "% higher" in verdict(with_network(2))[0]
     seen = replace(evaluation, conditions=evaluation.conditions | {"trained on": {"net": "a.nii.gz, b.nii.gz"}})
-    assert report.verdict(seen, run={"scan": "/data/b.nii.gz"})[-1].startswith("The checkpoint net was trained on b.")
-    assert report.verdict(seen, run={"scan": "/data/c.nii.gz"}) == report.verdict(evaluation)
-    assert report.verdict(evaluation, CHECKS)[-1] == "Self-checks that warn: consistency <b>; see below what to do."
-    assert report.verdict(evaluation, CHECKS[:1])[-1] == "None of the 1 self-checks warns."
+    assert verdict(seen, run={"scan": "/data/b.nii.gz"})[-1].startswith("The checkpoint net was trained on b.")
+    assert verdict(seen, run={"scan": "/data/c.nii.gz"}) == verdict(evaluation)
+    assert verdict(evaluation, CHECKS)[-1] == "Self-checks that warn: consistency <b>; see below what to do."
+    assert verdict(evaluation, CHECKS[:1])[-1] == "None of the 1 self-checks warns."
 
 
 def test_best_of_a_column_is_marked(evaluation):
-    table = report._summary_table(evaluation)
+    table = summary_table(evaluation)
     column = next(i for i, heading in enumerate(table["header"]) if heading.startswith("FA MAE"))
     marked = [row["name"] for row in table["rows"] if row["cells"][column]["best"]]
     assert marked == [min((c.name for c in evaluation.candidates), key=lambda n: evaluation.score(n, "fa", "mae"))]
@@ -120,7 +121,7 @@ def test_pictures_are_radiological_for_any_affine(flips, order, plane):
     shape = (20, 22, 24)
     ras = np.stack(np.meshgrid(*map(np.arange, shape), indexing="ij"), -1) @ affine[:3, :3].T + affine[:3, 3]
     mask = np.ones(shape, bool)
-    view = figures.View.of_plane(affine, plane, 8, mask)
+    view = pictures.View.of_plane(affine, plane, 8, mask)
     right, front, up = (view.picture(ras[..., i]) for i in range(3))
     across, upwards = {0: (front, up), 1: (right, up), 2: (right, front)}[plane]
     assert (np.diff(across, axis=1) < 0).all(), "right (or the front) is on the left of the picture"
@@ -130,8 +131,8 @@ def test_pictures_are_radiological_for_any_affine(flips, order, plane):
 
 
 def test_zoom_is_on_fibres_that_run_sideways(evaluation):
-    whole, zoom = figures.choose_views(evaluation)
-    assert figures.PLANES[whole.plane] == "axial"
+    whole, zoom = pictures.choose_views(evaluation)
+    assert pictures.PLANES[whole.plane] == "axial"
     sideways = np.abs(evaluation.reference.direction[..., 0]) * evaluation.reference.maps["fa"]
     assert zoom.picture(sideways).mean() > whole.picture(sideways).mean()
     assert zoom.picture(sideways).shape == (14, 14)
@@ -140,15 +141,15 @@ def test_zoom_is_on_fibres_that_run_sideways(evaluation):
 def test_differences_share_one_symmetric_bound():
     differences = [np.linspace(-1, 1, 1001), np.full(5, np.nan), np.linspace(0, 3, 1001)]
     expected = np.quantile(np.abs(np.concatenate([differences[0], differences[2]])), 0.99)
-    assert figures.symmetric_bound(differences) == pytest.approx(expected)
-    assert figures.symmetric_bound([np.zeros(4)]) > 0
+    assert pictures.symmetric_bound(differences) == pytest.approx(expected)
+    assert pictures.symmetric_bound([np.zeros(4)]) > 0
 
 
 def test_figures_are_the_same_every_time_and_leave_matplotlib_as_it_was(evaluation):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    assert figures.spectrum_figure(evaluation, "fa") == figures.spectrum_figure(evaluation, "fa")
+    assert plots.spectrum_figure(evaluation, "fa") == plots.spectrum_figure(evaluation, "fa")
     assert dict(matplotlib.rcParams) == before
 
 

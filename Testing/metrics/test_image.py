@@ -5,7 +5,13 @@ import pytest
 from scipy import ndimage
 
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.metrics import image_scores, residual_spectrum
+from DWISuperResLib.metrics import METRICS, Metric, Pair, metrics_of, residual_spectrum
+from DWISuperResLib.metrics.image import ms_ssim_scales
+
+
+def image_scores(reference, test, mask=None, data_range=None, slice_axis=2):
+    pair = Pair(reference, test, mask, slice_axis, data_range)
+    return {metric.name: metric.measure(pair) for metric in metrics_of("signal")} | {"data_range": pair.data_range}
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +31,6 @@ def test_psnr_and_nrmse_follow_their_definitions(pair):
     assert scores["data_range"] == pytest.approx(reference[mask].max())
     assert scores["psnr"] == pytest.approx(20 * np.log10(reference[mask].max() / rmse), abs=1e-3)
     assert scores["nrmse"] == pytest.approx(rmse / reference[mask].mean(), rel=1e-4)
-    assert scores["voxels"] == 30 * 36 * 3
-    assert scores["volumes"] == 3
 
 
 def test_psnr_shifts_by_the_stated_data_range(pair):
@@ -73,9 +77,19 @@ def test_identical_images_are_perfect(pair):
 def test_ms_ssim_uses_as_many_scales_as_fit(size, scales):
     rng = np.random.default_rng(0)
     image = rng.uniform(1, 2, (size, size, 1))
-    scores = image_scores(image, image + rng.normal(0, 0.1, image.shape))
-    assert scores["ms_ssim_scales"] == scales
-    assert np.isnan(scores["ms_ssim"]) == (scores["ms_ssim_scales"] == 0)
+    pair = Pair(image, image + rng.normal(0, 0.1, image.shape))
+    assert ms_ssim_scales(pair) == scales
+    assert np.isnan(METRICS["ms_ssim"].measure(pair)) == np.isnan(METRICS["ssim"].measure(pair)) == (scales == 0)
+
+
+def test_every_headline_says_which_way_is_better():
+    noise = np.random.default_rng(0).normal(0, 1, (2, 24, 24, 3))
+    reference = 10 + noise[0]
+    close, far = (Pair(reference, reference + step * noise[1]) for step in (0.1, 0.5))
+    for metric in (*metrics_of("signal", headline=True), *metrics_of("map", headline=True)):
+        assert metric.better(metric.measure(close), metric.measure(far)), metric.name
+    with pytest.raises(InputError, match="say whether"):
+        Metric("vague", "Vague", lambda pair: 0.0, higher_is_better=None)
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from DWISuperResLib.resampling.degradation import degrade
 from DWISuperResLib.resampling.grid import Frame
 from DWISuperResLib.resampling.operators import operator
 from DWISuperResLib.training import validated
-from DWISuperResLib.training.cache import divide, find_scans, open_scan, subject_of
+from DWISuperResLib.training.cache import open_scan
 from DWISuperResLib.training.patches import Batches, EpochSampler, windowed
 from DWISuperResLib.training.tasks import add_noise
 from DWISuperResLib.training.validation import classical, predict, prepare, score
@@ -228,57 +228,6 @@ def test_processes_share_every_index_once():
         assert sorted(parts) == list(range(10 * epoch, 10 * epoch + 10))
 
 
-# Finding and dividing scans
-
-
-@pytest.fixture
-def cohort(tmp_path, dwi) -> Path:
-    for subject in "abcde":
-        for session in "12":
-            folder = tmp_path / f"sub-{subject}" / f"ses-{session}"
-            folder.mkdir(parents=True)
-            for name in ("dwi.nii.gz", "dwi.bval", "dwi.bvec", "T1w.nii.gz"):
-                (folder / name).touch()
-    return tmp_path
-
-
-def data(cohort, **changes):
-    return validated({"data": {"scans": [str(cohort)], **changes}}).data
-
-
-def test_a_folder_yields_its_dwi_only(cohort, dwi):
-    io.write_dwi(dwi, cohort / "scan.nrrd")
-    found = find_scans([str(cohort)])
-    assert len(found) == 11
-    assert not any("T1w" in path.name for path in found)
-    assert len(find_scans([str(cohort / "sub-a*")])) == 2
-    with pytest.raises(InputError, match="no DWI"):
-        find_scans([str(cohort / "sub-z")])
-
-
-@pytest.mark.parametrize("fraction", [0.0, 0.01, 0.4, 0.99])
-def test_fractions_hold_out_whole_subjects(cohort, fraction):
-    training, held_out = divide(data(cohort, validation=fraction), seed=0)
-    assert len(training) + len(held_out) == 10
-    expected = {0.0: 0, 0.01: 1, 0.4: 2, 0.99: 4}[fraction]
-    subjects = [{subject_of(p, None) for p in side} for side in (training, held_out)]
-    assert len(subjects[1]) == expected
-    assert not subjects[0] & subjects[1]
-    assert divide(data(cohort, validation=fraction), seed=0)[1] == held_out
-
-
-def test_lists_that_split_a_subject_are_refused(cohort):
-    with pytest.raises(InputError, match="sub-a"):
-        divide(data(cohort, validation=[str(cohort / "sub-a" / "ses-1")]), seed=0)
-    training, held_out = divide(data(cohort, validation=[str(cohort / "sub-a")], exclude=[str(cohort / "sub-b")]), 0)
-    assert len(training) == 6
-    assert len(held_out) == 2
-    with pytest.raises(InputError, match="ses-1"):
-        divide(data(cohort, validation=[str(cohort / "sub-a")], subject="ses-[0-9]"), 0)
-    with pytest.raises(InputError, match="left for training"):
-        divide(data(cohort, validation=[str(cohort)]), 0)
-
-
 # Validation
 
 
@@ -290,7 +239,7 @@ def test_validation_scores_interpolation_and_perfection(path, scan, scale):
     assert perfect["fa_error"] == perfect["qa_error"] == perfect["nrmse"] == 0
     sinc = classical(case, "sinc")
     values, differences = score(case, sinc)
-    assert values["fa_error"] == pytest.approx(float(np.abs(differences["fa"][case.mask]).mean()))
+    assert values["fa_error"] == pytest.approx(float(np.abs(differences["fa"][case.scorer.mask]).mean()))
     assert 0 < values["nrmse"] < 0.5
     # A network that interpolates scores as the interpolation does.
     network = build_interpolator()

@@ -1,35 +1,26 @@
-"""Figures of the report as SVG text: slices in anatomical orientation, spectra, densities, errors by class.
-
-Text and axes use `currentColor`, so one figure serves a light page, a dark page and paper. Only Matplotlib's object
-interface is used; nothing touches pyplot or the display.
-"""
+"""Pictures of the report as SVG text: slices in anatomical orientation, differences, directions, a zoom."""
 
 from __future__ import annotations
 
-import io
-import itertools
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import matplotlib
 import nibabel as nib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.colors import LogNorm
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ..microstructure import angular_error
-from .evaluate import DIRECTION_FA, FA_CLASSES, Candidate, Evaluation
+from .drawing import INK, LABELS, PAGE, to_svg
+from .evaluate import Candidate, Evaluation
+from .regions import DIRECTION_FA
 
-INK = "#010203"  # stands for the page's text colour until the SVG is written
 PLANES = ("sagittal", "coronal", "axial")  # perpendicular to R, A, S
-LABELS = {"fa": "FA", "md": "MD", "qa": "QA", "gfa": "GFA", "dwi": "DWI", "b0": "b0"}
-INTERPOLATION_COLOURS = ("#8c8c8c", "#56b4e9", "#0072b2", "#e0a100", "#cc79a7", "#009e73")
-CHECKPOINT_COLOURS = ("#d55e00", "#7f5fc7", "#b8336a", "#4d7c0f")
-PAGE = 8.6
-"""Width in inches of a figure that fills the page."""
 ZOOM_MM = 56.0
 """Side of the zoomed region."""
 
@@ -48,7 +39,7 @@ class View:
     sizes: tuple[float, float]  # mm of a row and of a column
 
     @classmethod
-    def of_plane(cls, affine, plane: int, position: int, mask: NDArray[np.bool_]) -> View:
+    def of_plane(cls, affine: NDArray[np.float64], plane: int, position: int, mask: NDArray[np.bool_]) -> View:
         """The whole head in one plane, cropped to the mask with a margin of 4 mm."""
         zooms = np.linalg.norm(affine[:3, :3], axis=0)[_order(affine)]
         columns, rows = (a for a in range(3) if a != plane)
@@ -119,15 +110,6 @@ def choose_views(evaluation: Evaluation) -> tuple[View, View]:
     return whole, whole.zoomed((float(centre[0]), float(centre[1])))
 
 
-def colours(candidates: Sequence[Candidate]) -> dict[str, str]:
-    """A colour for each method, the same in every figure."""
-    classical, others = itertools.cycle(INTERPOLATION_COLOURS), itertools.cycle(CHECKPOINT_COLOURS)
-    return {c.name: next(classical if c.kind == "interpolation" else others) for c in candidates}
-
-
-# --------------------------------------------------------------------------------------------------------- pictures
-
-
 def picture_figure(evaluation: Evaluation, view: View, quantity: str, *, per_row: int = 4) -> str:
     """One quantity by every method, above each its difference from the reference, on one symmetric scale."""
     reference, mask = evaluation.reference, view.picture(evaluation.mask)
@@ -139,7 +121,6 @@ def picture_figure(evaluation: Evaluation, view: View, quantity: str, *, per_row
     bound = symmetric_bound(list(differences.values()))
     cells = [(name, image, differences.get(name)) for name, image in images.items()]
     figure, rows = _grid(cells, view, per_row)
-    picture = change = None
     for (name, image, difference), (top, bottom) in zip(cells, rows, strict=False):
         picture = _show(top, image, view, name, cmap="gray", vmin=limits[0], vmax=limits[1])
         if difference is None:
@@ -254,7 +235,7 @@ def _extent(view: View, picture: NDArray) -> tuple[float, float]:
     return picture.shape[0] * view.sizes[0], picture.shape[1] * view.sizes[1]
 
 
-def _grid(cells, view: View, per_row: int):
+def _grid(cells: Sequence[tuple], view: View, per_row: int) -> tuple[Figure, list[list[Axes]]]:
     """A figure with a pair of panels (above, below) for each cell, wrapped, sized to the picture's shape."""
     per_row = min(per_row, len(cells))
     height, width = _extent(view, cells[0][1])
@@ -275,7 +256,7 @@ def _grid(cells, view: View, per_row: int):
     return figure, pairs
 
 
-def _show(axes, image: NDArray, view: View, title: str, **options):
+def _show(axes: Axes, image: NDArray, view: View, title: str, **options: Any) -> AxesImage:
     height, width = _extent(view, image)
     handle = axes.imshow(image, origin="lower", extent=(0, width, 0, height), interpolation="none", **options)
     axes.patch.set_visible(False)
@@ -290,144 +271,15 @@ def _show(axes, image: NDArray, view: View, title: str, **options):
     return handle
 
 
-def _bar(figure, axes, handle, label: str, bottom: float) -> None:
+def _bar(figure: Figure, axes: Axes, handle: AxesImage, label: str, bottom: float) -> None:
     """A horizontal colour bar within an empty panel."""
     inset = axes.inset_axes((0.1, bottom, 0.8, 0.06))
     _style_bar(figure.colorbar(handle, cax=inset, orientation="horizontal"), label)
 
 
-def _style_bar(bar, label: str) -> None:
+def _style_bar(bar: Colorbar, label: str) -> None:
     bar.set_label(label, fontsize=8, color=INK)
     bar.ax.tick_params(labelsize=8, color=INK, labelcolor=INK)
-    bar.locator = matplotlib.ticker.MaxNLocator(3, symmetric=False)
+    bar.locator = MaxNLocator(3, symmetric=False)
     bar.update_ticks()
     bar.outline.set_visible(False)
-
-
-# ------------------------------------------------------------------------------------------------------------ plots
-
-
-def spectrum_figure(evaluation: Evaluation, quantity: str) -> str:
-    """Power of the residual over in-plane frequency; dotted where grids of period 2, 4, 8 and 16 voxels would stand."""
-    figure, axes = _plot("in-plane frequency (cycles per voxel)", f"power of the {LABELS[quantity]} residual")
-    for period in (2, 4, 8, 16):
-        axes.axvline(1 / period, color=INK, alpha=0.35, lw=0.8, ls=":")
-        axes.annotate(f"1/{period}", (1 / period, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
-                      textcoords="offset points", fontsize=8, color=INK, ha="center")  # fmt: skip
-    palette = colours(evaluation.candidates)
-    for candidate in evaluation.candidates:
-        if quantity in candidate.spectra:
-            power = np.maximum(candidate.spectra[quantity], 1e-12)  # identical images have none
-            frequency = (np.arange(len(power)) + 0.5) / (2 * len(power))
-            axes.semilogy(frequency, power, color=palette[candidate.name], label=candidate.name, **_weight(candidate))
-    axes.set_xlim(0, 0.505)
-    _legend(axes)
-    return to_svg(figure)
-
-
-def class_figure(evaluation: Evaluation, quantity: str, metric: str, label: str) -> str:
-    """An error by class of the reference's FA, for every method."""
-    classes = list(FA_CLASSES)
-    figure, axes = _plot("FA of the reference", label)
-    values = np.array(
-        [[evaluation.score(c.name, quantity, metric, region=r) for r in classes] for c in evaluation.candidates]
-    )
-    known = np.isfinite(values).any(axis=0)
-    _dots(axes, evaluation, [r.removeprefix("FA ") for r, k in zip(classes, known, strict=True) if k], values[:, known])
-    return to_svg(figure)
-
-
-def shell_figure(evaluation: Evaluation) -> str:
-    """Signal error by b-value, for every method."""
-    figure, axes = _plot("b-value (s/mm²)", "signal NRMSE")
-    values = [
-        [evaluation.score(c.name, "signal", "nrmse", volumes=s) for s in evaluation.shells]
-        for c in evaluation.candidates
-    ]
-    _dots(axes, evaluation, [s.removeprefix("b") for s in evaluation.shells], values)
-    return to_svg(figure)
-
-
-def agreement_figure(evaluation: Evaluation, candidate: Candidate, quantity: str) -> str:
-    """Scatter (left) and Bland-Altman plot (right) of a map inside the mask, as densities of voxels."""
-    first = evaluation.reference.maps[quantity][evaluation.mask].astype(float)
-    second = candidate.maps[quantity][evaluation.mask].astype(float)
-    top = float(np.quantile(np.concatenate((first, second)), 0.999)) or 1.0
-    bias, spread = (second - first).mean(), (second - first).std(ddof=1)
-    bound = max(4 * spread, 1e-9)
-    figure = Figure(figsize=(PAGE, 3.7), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    name = LABELS[quantity]
-    _style(left, f"{name}, {evaluation.reference.name}", f"{name}, {candidate.name}")
-    _style(right, f"mean {name} of both", f"{candidate.name} − {evaluation.reference.name}")
-    _density(left, first, second, (0, top), (0, top))
-    left.plot((0, top), (0, top), color=INK, lw=0.9, ls="--")
-    _density(right, (first + second) / 2, second - first, (0, top), (-bound, bound))
-    for value, text in ((bias, "bias"), (bias - 1.96 * spread, "−1.96 SD"), (bias + 1.96 * spread, "+1.96 SD")):
-        right.axhline(value, color=INK, lw=0.9, ls="-" if text == "bias" else "--")
-        right.annotate(f"{text}\n{value:+.3f}", (1, value), xycoords=("axes fraction", "data"), xytext=(4, 0),
-                       textcoords="offset points", fontsize=8, color=INK, va="center")  # fmt: skip
-    return to_svg(figure)
-
-
-def to_svg(figure: Figure) -> str:
-    """The figure as an <svg> element whose ink is the page's text colour and whose width is the page's to choose."""
-    figure.patch.set_visible(False)
-    buffer = io.StringIO()
-    # Text stays text and identifiers are the same on every run: these two can only be set through rcParams.
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "DWISuperRes"}):
-        FigureCanvasSVG(figure).print_svg(
-            buffer, metadata={"Date": None, "Creator": None, "Format": None, "Type": None}
-        )
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace(INK, "currentColor")
-    head, rest = svg.split(">", 1)
-    return (
-        re.sub(r' (width|height)="[^"]*"', "", head)
-        + f' style="--natural: {7.4 * figure.get_figwidth():.1f}em">'
-        + rest
-    )
-
-
-def _plot(x: str, y: str):
-    figure = Figure(figsize=(PAGE / 2, 3.4), layout="constrained")
-    axes = figure.subplots()
-    _style(axes, x, y)
-    return figure, axes
-
-
-def _style(axes, x: str, y: str) -> None:
-    axes.patch.set_visible(False)
-    axes.set_xlabel(x, color=INK, fontsize=9)
-    axes.set_ylabel(y, color=INK, fontsize=9)
-    axes.tick_params(colors=INK, which="both", labelsize=8)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
-
-
-def _weight(candidate: Candidate) -> dict[str, float]:
-    return {"lw": 1.2} if candidate.kind == "interpolation" else {"lw": 2.4}
-
-
-def _dots(axes, evaluation: Evaluation, categories: Sequence[str], values: NDArray | Sequence[Sequence[float]]) -> None:
-    palette = colours(evaluation.candidates)
-    for candidate, row in zip(evaluation.candidates, values, strict=True):
-        axes.plot(range(len(categories)), row, marker="o", ms=4, color=palette[candidate.name], label=candidate.name,
-                  **_weight(candidate))  # fmt: skip
-    axes.set_xticks(range(len(categories)), categories)
-    axes.set_xlim(-0.3, len(categories) - 0.7)
-    axes.set_ylim(bottom=0)
-    _legend(axes)
-
-
-def _legend(axes) -> None:
-    options = {"frameon": False, "fontsize": 8, "labelcolor": INK, "handlelength": 1.4, "columnspacing": 1.2}
-    axes.figure.legend(loc="outside lower center", ncols=4, **options)
-
-
-def _density(axes, x: NDArray, y: NDArray, x_range: tuple[float, float], y_range: tuple[float, float]) -> None:
-    counts, _, _ = np.histogram2d(x, y, bins=120, range=(x_range, y_range))
-    counts[counts == 0] = np.nan
-    options = {"origin": "lower", "aspect": "auto", "interpolation": "none", "cmap": "viridis"}
-    axes.imshow(counts.T, extent=(*x_range, *y_range), norm=LogNorm(vmin=0.7), **options)

@@ -1,0 +1,113 @@
+"""The scans of a cohort: found by files, folders and patterns, and divided so that no subject is on both sides."""
+
+from __future__ import annotations
+
+import glob
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import InputError
+
+
+def find_scans(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Path]:
+    """DWI files named by files, folders (searched for NIfTI with a gradient table, and NRRD) and patterns.
+
+    Raises
+    ------
+    InputError
+        If an entry matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for pattern in patterns:
+        paths = _matches(pattern)
+        if not paths:
+            raise InputError(f"{pattern} holds no DWI: expected NIfTI with .bval and .bvec beside it, or NRRD.")
+        found.update(dict.fromkeys(paths))
+    dropped = {path for pattern in exclude for path in _matches(pattern)}
+    return [path for path in found if path not in dropped]
+
+
+def divide(
+    scans: Sequence[str],
+    *,
+    held_out: Sequence[str] | float,
+    exclude: Sequence[str] = (),
+    subject: str | None = None,
+    seed: int = 0,
+) -> tuple[list[Path], list[Path]]:
+    """Scans to train on and scans held out, no subject among both.
+
+    Parameters
+    ----------
+    scans, exclude : sequence of str
+        As for `find_scans`.
+    held_out : sequence of str, or float
+        Scans, or the fraction of subjects.
+    subject : str, optional
+        Regular expression, see `subject_of`.
+    seed : int
+        Of the choice of subjects.
+
+    Raises
+    ------
+    InputError
+        If a subject of a listed scan is trained on as well, or nothing is left to train on.
+    """
+    files = find_scans(scans, exclude)
+    subjects = {path: subject_of(path, subject) for path in files}
+    if isinstance(held_out, float | int):
+        distinct = sorted(set(subjects.values()))
+        count = round(held_out * len(distinct)) if len(distinct) > 1 else 0
+        if held_out > 0 and len(distinct) > 1:
+            count = min(max(count, 1), len(distinct) - 1)
+        chosen = set(np.random.default_rng(seed).permutation(distinct)[:count].tolist())
+        kept = [path for path in files if subjects[path] in chosen]
+    else:
+        kept = find_scans(held_out)
+    training = [path for path in files if path not in kept]
+    if shared := {subjects[path] for path in training} & {subject_of(path, subject) for path in kept}:
+        raise InputError(
+            f"Subject {min(shared)!r} is among the training and the validation scans; hold out all its scans."
+        )
+    if not training:
+        raise InputError("No scans are left for training; hold out or exclude fewer.")
+    return training, kept
+
+
+def subject_of(path: Path, pattern: str | None = None) -> str:
+    """What a scan's path matches of `pattern`, else of a BIDS `sub-` entity, else the path itself.
+
+    Examples
+    --------
+    >>> subject_of(Path("study/sub-07/dwi/sub-07_dwi.nii.gz"))
+    'sub-07'
+    """
+    match = re.search(pattern or r"sub-[A-Za-z0-9]+", str(path))
+    return match.group() if match else str(path)
+
+
+def _matches(pattern: str) -> list[Path]:
+    path = Path(pattern).expanduser()
+    if path.is_file():
+        return [path.resolve()]
+    if path.is_dir():
+        candidates = [p for p in path.rglob("*") if p.is_file()]
+    else:
+        candidates = []
+        for match in map(Path, glob.glob(str(path), recursive=True)):
+            candidates += [p for p in match.rglob("*") if p.is_file()] if match.is_dir() else [match]
+    return sorted({p.resolve() for p in candidates if _is_dwi(p)})
+
+
+def _is_dwi(path: Path) -> bool:
+    """NIfTI with a gradient table beside it, or NRRD whose header says DWMRI; a T1 or a mask is neither."""
+    if path.name.endswith((".nii", ".nii.gz")):
+        stem = path.name.split(".nii")[0]
+        return any((path.parent / name).is_file() for name in (f"{stem}.bval", f"{stem}.bvals", "bvals"))
+    if path.suffix in (".nrrd", ".nhdr"):
+        with path.open("rb") as file:
+            return b"DWMRI_gradient" in file.read(1 << 16)
+    return False
