@@ -26,7 +26,7 @@ from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.evaluation.selfchecks import domain_range, domain_statistics, self_checks
 from DWISuperResLib.inference.predict import super_resolve, super_resolve_with_uncertainty
-from DWISuperResLib.resampling.degradation import foreground_b0, rician
+from DWISuperResLib.resampling.degradation import rician
 from DWISuperResLib.resampling.upsamplers import operator
 
 SCALE = 2
@@ -89,7 +89,7 @@ def low_faults(low: DWI) -> Iterator[tuple[str, DWI]]:
     third = low.signal.copy()
     third[:, :, : low.spatial_shape[2] * 5 // 9] = 0
     yield "half the head", replace(low, signal=third)
-    yield "heavy noise", replace(low, signal=rician(low.signal, 0.25 * foreground_b0(low), rng))
+    yield "heavy noise", replace(low, signal=rician(low.signal, 0.25 * low.foreground_b0(), rng))
 
 
 def high_faults(low: DWI, high: DWI) -> Iterator[tuple[str, DWI]]:
