@@ -6,9 +6,7 @@ that is called with a prediction and a target and returns the total and its part
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -16,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import InputError
+from . import microstructure, pixel  # noqa: F401  (their terms register themselves)
 from .features import FeatureLoss, backbones, build_backbone, register_backbone
-from .microstructure import FractionalAnisotropyLoss, LogRatioLoss
-from .pixel import CharbonnierLoss, MultiScaleSSIMLoss, SSIMLoss
+from .registry import build_term, losses, register_loss
 
 __all__ = [
     "CompositeLoss",
@@ -28,25 +26,8 @@ __all__ = [
     "build_loss",
     "losses",
     "register_backbone",
+    "register_loss",
 ]
-
-_TERMS: dict[str, Callable[..., nn.Module]] = {
-    "l1": partial(nn.L1Loss, reduction="mean"),
-    "l2": partial(nn.MSELoss, reduction="mean"),
-    "charbonnier": CharbonnierLoss,
-    "ssim": SSIMLoss,
-    "ms_ssim": MultiScaleSSIMLoss,
-    "feature": FeatureLoss,
-    "untrained": partial(FeatureLoss, "untrained", distance="l2"),
-    "log_ratio": LogRatioLoss,
-    "fa": FractionalAnisotropyLoss,
-}
-_WITHOUT_OPTIONS = ("l1", "l2")
-
-
-def losses() -> tuple[str, ...]:
-    """Names of the loss terms."""
-    return tuple(_TERMS)
 
 
 class CompositeLoss(nn.Module):
@@ -60,6 +41,8 @@ class CompositeLoss(nn.Module):
     needs_gradients : bool
         True where a term compares signals across directions: `forward` then takes (B, N, H, W) and the
         gradient table.
+    needs_float32 : bool
+        True where a term loses too much in half precision.
     """
 
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float], description: list[dict]) -> None:
@@ -68,6 +51,7 @@ class CompositeLoss(nn.Module):
         self.weights = dict(weights)
         self.description = description
         self.needs_gradients = any(getattr(term, "needs_gradients", False) for term in terms.values())
+        self.needs_float32 = any(getattr(term, "needs_float32", False) for term in terms.values())
 
     def forward(
         self, prediction: Tensor, target: Tensor, gradients: tuple[Tensor, Tensor] | None = None
@@ -120,6 +104,11 @@ def build_loss(terms: Sequence[Mapping[str, Any]]) -> CompositeLoss:
     ------
     InputError
         If a name or an option is unknown, a weight is not a positive number, or two terms share a label.
+
+    >>> loss = build_loss([{"name": "l1"}, {"name": "l2", "weight": 0.5}])
+    >>> total, parts = loss(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0))
+    >>> float(total), float(parts["l2"])
+    (4.0, 2.0)
     """
     if not terms:
         raise InputError('The loss has no terms; give at least one, such as [{"name": "l1"}].')
@@ -129,27 +118,14 @@ def build_loss(terms: Sequence[Mapping[str, Any]]) -> CompositeLoss:
     for term in terms:
         options = dict(term)
         name = str(options.pop("name", "")).replace("-", "_").lower()
-        if name not in _TERMS:
-            raise InputError(f"The loss term {term.get('name')!r} is unknown; choose from {', '.join(_TERMS)}.")
         weight = options.pop("weight", 1.0)
         if isinstance(weight, bool) or not isinstance(weight, int | float) or not (isfinite(weight) and weight > 0):
             raise InputError(f"The weight of the loss term {name!r} is {weight!r}; expected a number above 0.")
         label = str(options.pop("label", name))
         if label in modules:
             raise InputError(f"Two loss terms are called {label!r}; tell them apart with 'label'.")
-        if name in _WITHOUT_OPTIONS and options:
-            raise InputError(f"The loss term {name!r} takes no options, but got {sorted(options)}.")
-        modules[label] = _construct(name, options)
+        modules[label] = build_term(name, options)
         weights[label] = float(weight)
         resolved = getattr(modules[label], "description", options)
         description.append({"name": name, "weight": float(weight), "label": label, **resolved})
     return CompositeLoss(modules, weights, description)
-
-
-def _construct(name: str, options: dict[str, Any]) -> nn.Module:
-    signature = inspect.signature(_TERMS[name])
-    try:
-        signature.bind(**options)
-    except TypeError as error:
-        raise InputError(f"The options of the loss term {name!r} do not fit: {error}; it takes {signature}.") from None
-    return _TERMS[name](**options)

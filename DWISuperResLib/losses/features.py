@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.nn import functional
 from ..errors import InputError
 from ..networks.ssfd import SSFDFeatures
 from . import untrained, vgg
+from .registry import register_loss
 
 GRAM_FACTOR = 20000.0
 """Factor of the gram term in the reference implementation of arXiv 2605.15895 (its gram weights are all
@@ -73,6 +75,7 @@ register_backbone("untrained")(untrained.UntrainedFeatures)
 register_backbone("ssfd")(SSFDFeatures)
 
 
+@register_loss("feature")
 class FeatureLoss(nn.Module):
     """sum_i w_i d(F_i(prediction), F_i(target)) + 20000 sum_i g_i mean|G_i(prediction) - G_i(target)|.
 
@@ -165,6 +168,9 @@ class FeatureLoss(nn.Module):
                 gram_distance = functional.l1_loss(gram(seen[tap]), gram(wanted[tap]))
                 total = total + GRAM_FACTOR * gram_weight * gram_distance
         return total
+
+
+register_loss("untrained")(partial(FeatureLoss, "untrained", distance="l2"))
 
 
 def gram(features: Tensor) -> Tensor:

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
+from .registry import register_loss
 
 Gradients = tuple[Tensor, Tensor]
 
 
 class _SignalLoss(nn.Module):
     needs_gradients = True
+    needs_float32 = True
 
     def __init__(self, floor: float = 0.01) -> None:
         super().__init__()
@@ -36,6 +38,7 @@ class _SignalLoss(nn.Module):
         return torch.maximum(images, self.floor * b0.detach()), b0
 
 
+@register_loss("log_ratio")
 class LogRatioLoss(_SignalLoss):
     """Mean over weighted volumes and voxels of |ln(S/S0) - ln(S'/S0')|, voxels weighted by S0.
 
@@ -57,6 +60,7 @@ class LogRatioLoss(_SignalLoss):
         return _weighted_mean((ratios[0] - ratios[1]).abs().mean(1, keepdim=True), target, is_b0)
 
 
+@register_loss("fa")
 class FractionalAnisotropyLoss(_SignalLoss):
     """Mean over voxels of |FA - FA'|, weighted by S0, from a tensor fit that is differentiated through.
 

@@ -12,6 +12,7 @@ from torchmetrics.functional.image import (
 )
 
 from ..errors import InputError
+from .registry import register_loss
 
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 """Exponents of the five scales (Wang et al. 2003, doi:10.1109/ACSSC.2003.1292216, section 3.2)."""
@@ -19,6 +20,19 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW = 11
 
 
+@register_loss("l1")
+def mean_absolute_error() -> nn.Module:
+    """PyTorch's mean absolute error, which has no options here."""
+    return nn.L1Loss()
+
+
+@register_loss("l2")
+def mean_squared_error() -> nn.Module:
+    """PyTorch's mean squared error, which has no options here."""
+    return nn.MSELoss()
+
+
+@register_loss("charbonnier")
 class CharbonnierLoss(nn.Module):
     """Mean of sqrt(d² + epsilon²) - epsilon: L1 that is smooth at zero (doi:10.1109/ICIP.1994.413553).
 
@@ -41,6 +55,7 @@ class CharbonnierLoss(nn.Module):
         return (torch.hypot(prediction - target, epsilon) - epsilon).mean()
 
 
+@register_loss("ssim")
 class SSIMLoss(nn.Module):
     """1 - SSIM, Gaussian window sigma 1.5 (doi:10.1109/TIP.2003.819861); images (B, N, H, W) or (B, 1, D,
     H, W).
@@ -50,6 +65,8 @@ class SSIMLoss(nn.Module):
     data_range : float
         Intensity range L of the constants (0.01 L)² and (0.03 L)².
     """
+
+    needs_float32 = True  # variances are differences of means
 
     def __init__(self, data_range: float = 1.0) -> None:
         super().__init__()
@@ -61,6 +78,7 @@ class SSIMLoss(nn.Module):
         return 1 - cast(Tensor, ssim)  # a pair only where the full image is asked for
 
 
+@register_loss("ms_ssim")
 class MultiScaleSSIMLoss(nn.Module):
     """1 - MS-SSIM (doi:10.1109/ACSSC.2003.1292216).
 
@@ -75,6 +93,8 @@ class MultiScaleSSIMLoss(nn.Module):
         Number of dyadic scales, 1 to 5 (exponents rescaled to sum to 1); by default as many as the image
         holds: 5 above 160 px.
     """
+
+    needs_float32 = True
 
     def __init__(self, data_range: float = 1.0, scales: int | None = None) -> None:
         super().__init__()

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ..errors import InputError, ProcessingError
+from ..errors import InputError
+from ..networks.weights import cached_weights
 
 _BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
 TAPS = tuple(f"relu{b}_{i}" for b, widths in enumerate(_BLOCKS, 1) for i in range(1, len(widths) + 1))
@@ -24,8 +23,6 @@ PAPER_TAPS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 """The ReLU before each max-pooling: modules 5, 12, 22, 32, 42 of torchvision's `vgg16_bn().features`."""
 
 _WIDTHS = tuple(width for widths in _BLOCKS for width in widths)
-_FILES = {"vgg16": "vgg16-397923af.pth", "vgg16_bn": "vgg16_bn-6c64b313.pth"}
-_URL = "https://download.pytorch.org/models/"
 
 # Grey value g in [0, 1] -> value of input channel c: gain_c * g + shift_c, in the channel order of the
 # weights.
@@ -151,7 +148,12 @@ def vgg_features(
     wanted = TAPS.index(taps[-1]) + 1
     path = None
     if weights == "torchvision":
-        path = _cached(architecture, download)
+        path = cached_weights(architecture, download=download)
+        if path is None:
+            raise InputError(
+                f"torchvision's {architecture} weights are not in torch.hub's cache; set download: true to fetch them "
+                "(528 MB), give a local file as 'weights', or use weights: untrained."
+            )
     elif weights != "untrained":
         path = Path(weights)
     known = [] if path is None else _read_convolutions(path, architecture)[:wanted]
@@ -171,47 +173,6 @@ def vgg_features(
         "seed": seed,
     }
     return VGGFeatures(convolutions, taps, normalisation, description)
-
-
-def download_weights(architecture: str) -> Path:
-    """Fetch torchvision's weights of "vgg16" or "vgg16_bn" (528 MB) to torch.hub's cache; the checksum is
-    verified."""
-    path = _cache_path(architecture)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(_URL + path.name, str(path), hash_prefix=_checksum(path), progress=False)
-    except (URLError, OSError, RuntimeError) as error:
-        raise ProcessingError(
-            f"{_URL}{path.name} could not be fetched ({error}); download it by hand and give its path as 'weights'."
-        ) from error
-    return path
-
-
-def _cache_path(architecture: str) -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints" / _FILES[architecture]
-
-
-def _checksum(path: Path) -> str:
-    return path.stem.split("-")[-1]
-
-
-def _cached(architecture: str, download: bool) -> Path:
-    path = _cache_path(architecture)
-    if not path.is_file():
-        if not download:
-            raise InputError(
-                f"torchvision's {architecture} weights are not at {path}; set download: true to fetch them "
-                "(528 MB), "
-                "give a local file as 'weights', or use weights: untrained."
-            )
-        download_weights(architecture)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if not digest.startswith(_checksum(path)):
-        raise InputError(
-            f"{path} is damaged: its sha256 starts with {digest[:8]}, expected {_checksum(path)}; delete it."
-        )
-    return path
 
 
 def _read_convolutions(path: Path, architecture: str) -> list[tuple[Tensor, Tensor]]:

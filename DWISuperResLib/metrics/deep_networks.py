@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 
 import torch
-import torchmetrics
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,13 +16,11 @@ from ..errors import InputError, MissingDependencyError, ProcessingError
 from ..losses import build_backbone
 from ..losses.vgg import PAPER_TAPS, TAPS
 from ..networks.ssfd import SHIPPED, SSFDFeatures
+from ..networks.weights import cached_weights, file_sha256
+from ..resources import RESOURCES
 
-_FILES = {
-    "vgg16": "vgg16-397923af.pth",
-    "alexnet": "alexnet-owt-7be5be79.pth",
-    "resnet50": "resnet50-0676ba61.pth",  # IMAGENET1K_V1
-}
-_URL = "https://download.pytorch.org/models/"
+_LEARNED = RESOURCES / "Metrics"
+"""The learned weights of LPIPS and DISTS; see the README there."""
 _MEDVAE = ("medvae_8_4_2d", "stanfordmimi/MedVAE", "model_weights/medvae_8x4.yaml", "model_weights/vae_8x_4c_2D.ckpt")
 _MEDVAE_LAYERS = {
     "double_z": True, "z_channels": 4, "resolution": 256, "in_channels": 3, "out_ch": 3, "ch": 128,
@@ -89,7 +85,7 @@ class _DISTS(nn.Module):
         self.register_buffer("window", torch.outer(window, window) / window.sum() ** 2)
         total = alpha.sum() + beta.sum()
         widths = [3, 64, 128, 256, 512, 512]
-        self.alpha, self.beta = ((v.flatten() / total).split(widths) for v in (alpha, beta))
+        self.alpha, self.beta = ((v / total).split(widths) for v in (alpha, beta))
 
     def forward(self, images: Tensor, reference: Tensor) -> Tensor:
         similarity = images.new_zeros(len(images))
@@ -188,9 +184,9 @@ def lpips_alex(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
 
 def dists(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     """DISTS on VGG16."""
-    learned = torch.load(_learned("dists_models/weights.pt"), map_location="cpu", weights_only=True)
+    learned = load_file(_LEARNED / "dists.safetensors")
     features, label = _vgg(weights, seed, download)
-    return _DISTS(features, learned["alpha"].detach(), learned["beta"].detach()), label
+    return _DISTS(features, learned["alpha"], learned["beta"]), label
 
 
 def ssfd(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
@@ -259,26 +255,14 @@ def trunk_file(architecture: str, weights: str | Path | None, download: bool) ->
         return None
     if weights is not None:
         return Path(weights)
-    if architecture not in _FILES:
+    if architecture == "radimagenet":
         if download:
             raise InputError(
                 "RadImageNet's weights have no address to fetch them from; get ResNet50.pt from its authors "
                 "(github.com/BMEII-AI/RadImageNet) and give the file."
             )
         return None
-    path = Path(torch.hub.get_dir(), "checkpoints", _FILES[architecture])
-    checksum = path.stem.split("-")[-1]
-    if not path.is_file():
-        if not download:
-            return None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            torch.hub.download_url_to_file(_URL + path.name, str(path), hash_prefix=checksum, progress=False)
-        except (URLError, OSError, RuntimeError) as error:
-            raise ProcessingError(f"{_URL}{path.name} could not be fetched: {error}; give the file instead.") from error
-    if not _sha256(path).startswith(checksum):
-        raise InputError(f"{path} is damaged: its sha256 does not start with {checksum}; delete it.")
-    return path
+    return cached_weights(architecture, download=download)
 
 
 def _vgg(weights, seed: int, download: bool) -> tuple[Any, str]:
@@ -296,14 +280,9 @@ def _vgg(weights, seed: int, download: bool) -> tuple[Any, str]:
 
 
 def _linear(trunk: str) -> list[Tensor]:
-    """Learned channel weights of LPIPS 0.1, (1, C, 1, 1) for each tap."""
-    state = torch.load(_learned(f"lpips_models/{trunk}.pth"), map_location="cpu", weights_only=True)
-    return [state[f"lin{n}.model.1.weight"] for n in range(5)]
-
-
-def _learned(name: str) -> Path:
-    """A small file of learned weights that torchmetrics carries."""
-    return Path(torchmetrics.__file__).parent / "functional" / "image" / name
+    """Learned channel weights of LPIPS 0.1, (C, 1, 1) for each tap."""
+    learned = load_file(_LEARNED / f"lpips_{trunk}.safetensors")
+    return [learned[f"tap{n}"][:, None, None] for n in range(5)]
 
 
 def _fill(network: nn.Module, path: Path | None, seed: int) -> str:
@@ -323,8 +302,6 @@ def _fill(network: nn.Module, path: Path | None, seed: int) -> str:
         raise InputError(f"The weights {path} do not exist; give a .pth or .safetensors file.")
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
             stored = load_file(path)
         else:
             stored = torch.load(path, map_location="cpu", weights_only=True)
@@ -346,9 +323,4 @@ def _torchvision_name(name: str) -> str:
 
 
 def _label(path: Path | None, seed: int) -> str:
-    return f"untrained (seed {seed})" if path is None else f"{path.name} (sha256 {_sha256(path)[:12]})"
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return f"untrained (seed {seed})" if path is None else f"{path.name} (sha256 {file_sha256(path)[:12]})"

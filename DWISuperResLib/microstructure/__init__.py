@@ -1,9 +1,22 @@
-"""Microstructure: tensor maps (FA, MD, AD, RD), GQI maps (QA, ISO, GFA) and brain masks.
+"""Microstructure: the registry of maps, tensor maps (FA, MD, AD, RD), GQI maps (QA, ISO, GFA) and brain masks.
 
 `tensor` and `gqi` hold the models themselves, in torch; `tensor.fit_tensor` is differentiable.
 """
 
-from .maps import MAPS, angular_error, compute_maps, principal_direction
+from .maps import angular_error, compute_maps, principal_direction
 from .masks import brain_mask
+from .models import MapInfo, MapModel, display_window, map_info, map_models, map_names, register_map_model
 
-__all__ = ["MAPS", "angular_error", "brain_mask", "compute_maps", "principal_direction"]
+__all__ = [
+    "MapInfo",
+    "MapModel",
+    "angular_error",
+    "brain_mask",
+    "compute_maps",
+    "display_window",
+    "map_info",
+    "map_models",
+    "map_names",
+    "principal_direction",
+    "register_map_model",
+]

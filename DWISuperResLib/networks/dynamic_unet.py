@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import pickle
 from collections.abc import Sequence
-from urllib.error import URLError
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm, weight_norm
-from torchvision.models import ResNet18_Weights, resnet18
+from torchvision.models import resnet18
 
-from ..errors import InputError, ProcessingError
+from ..errors import InputError
 from . import register
 from .views import SliceView
+from .weights import cached_weights
 
 # How the slice is brought to its full size: mode and align_corners of `functional.interpolate`. The paper's choice
 # moves every pixel but the central one, by up to half a pixel (x2) or a whole one (x3) at the edges.
@@ -133,8 +134,8 @@ class DynamicUNet(nn.Module):
         Parameters
         ----------
         source : str or path
-            The file ``resnet18-f37072fd.pth``, or the word "download": torchvision then fetches it (45 MB) into
-            torch's cache and checks its hash.
+            The file ``resnet18-f37072fd.pth``, or the word "download": it is then fetched (45 MB) into torch's cache,
+            and its checksum verified.
 
         Raises
         ------
@@ -143,16 +144,11 @@ class DynamicUNet(nn.Module):
         ProcessingError
             If the download fails or its hash is wrong.
         """
-        if source == "download":
-            try:
-                state = ResNet18_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True)
-            except (URLError, OSError, RuntimeError) as error:
-                raise ProcessingError(f"The ImageNet weights could not be downloaded: {error}.") from error
-        else:
-            try:
-                state = torch.load(source, map_location="cpu", weights_only=True)
-            except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
-                raise InputError(f"{source} cannot be read as a PyTorch state dict: {error}.") from error
+        path = cached_weights("resnet18", download=True) if source == "download" else Path(source)
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+            raise InputError(f"{source} cannot be read as a PyTorch state dict: {error}.") from error
         try:
             self.encoder.load_state_dict({k: v for k, v in state.items() if not k.startswith("fc.")})
         except (RuntimeError, AttributeError, TypeError) as error:

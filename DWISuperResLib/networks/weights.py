@@ -1,17 +1,29 @@
-"""Weights trained with fastai: read without running code from the file, and renamed for our network."""
+"""Weights that others trained: torchvision's, fetched when asked; fastai's, read without running code from the file."""
 
 from __future__ import annotations
 
+import hashlib
 import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import URLError
 
 import torch
 from torch import Tensor
 
-from ..errors import InputError, MissingDependencyError
+from ..errors import InputError, MissingDependencyError, ProcessingError
+
+TORCHVISION_FILES = {
+    "alexnet": "alexnet-owt-7be5be79.pth",
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet50": "resnet50-0676ba61.pth",  # IMAGENET1K_V1
+    "vgg16": "vgg16-397923af.pth",
+    "vgg16_bn": "vgg16_bn-6c64b313.pth",
+}
+"""Torchvision's files of ImageNet weights; each name ends with the start of the file's sha256."""
+_TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 _MODULES = {
     "layers.0.0": "encoder.conv1",
@@ -38,6 +50,51 @@ _SPECTRAL_NORM = {
     "weight_u": "parametrizations.weight.0._u",
     "weight_v": "parametrizations.weight.0._v",
 }
+
+
+def cached_weights(architecture: str, *, download: bool = False) -> Path | None:
+    """The file of torchvision's ImageNet weights in torch.hub's cache, its checksum verified.
+
+    Parameters
+    ----------
+    architecture : str
+        One of `TORCHVISION_FILES`.
+    download : bool
+        Fetch the file where the cache lacks it; nothing is fetched unasked.
+
+    Returns
+    -------
+    Path, or None where the cache lacks the file and `download` is not set.
+
+    Raises
+    ------
+    InputError
+        If the cached file is damaged.
+    ProcessingError
+        If the file cannot be fetched, or is damaged on its way.
+    """
+    path = Path(torch.hub.get_dir(), "checkpoints", TORCHVISION_FILES[architecture])
+    checksum = path.stem.rsplit("-", 1)[-1]
+    if not path.is_file():
+        if not download:
+            return None
+        address = _TORCHVISION_URL + path.name
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(address, str(path), hash_prefix=checksum, progress=False)
+        except (URLError, OSError, RuntimeError) as error:
+            raise ProcessingError(
+                f"{address} could not be fetched ({error}); download it by hand and give its path instead."
+            ) from error
+    if not (digest := file_sha256(path)).startswith(checksum):
+        raise InputError(f"{path} is damaged: its sha256 starts with {digest[:8]}, expected {checksum}; delete it.")
+    return path
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class _Discarded:

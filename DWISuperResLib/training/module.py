@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from ..errors import ProcessingError
 from ..losses import CompositeLoss
-from ..losses.pixel import MultiScaleSSIMLoss, SSIMLoss
 from ..resampling.upsamplers import UPSAMPLERS
 from .configuration import Configuration, Schedule
 from .images import figures
@@ -40,9 +39,6 @@ class Training(lightning.LightningModule):
         super().__init__()
         self.config, self.network, self.loss = config, network, loss
         self.groups = parameter_groups(network)
-        # Variances as differences of means, and tensor fits, do not survive bf16.
-        fragile = (SSIMLoss, MultiScaleSSIMLoss)
-        self._exact = loss.needs_gradients or any(isinstance(term, fragile) for term in loss.terms.values())
         self._classical: dict[int, dict[str, dict[str, float]]] = {}
         self._rows: list[Tensor] = []
         self._frozen = False
@@ -107,7 +103,7 @@ class Training(lightning.LightningModule):
             margins = [self.config.data.margin * m // n for n, m in zip(shown.shape[2:], size, strict=True)]
             inside = (..., *(slice(margin, -margin) for margin in margins))
             prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
-        with torch.autocast(self.device.type, enabled=False) if self._exact else nullcontext():
+        with torch.autocast(self.device.type, enabled=False) if self.loss.needs_float32 else nullcontext():
             total, parts = self._compare(prediction, batch)
         self.log_dict(
             {f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True, batch_size=1

@@ -20,7 +20,7 @@ from DWISuperResLib import phantoms
 from DWISuperResLib.apps import cli
 from DWISuperResLib.apps.commands import STUDIES
 from DWISuperResLib.io import read_dwi, read_image, write_dwi, write_image
-from DWISuperResLib.microstructure import MAPS, compute_maps
+from DWISuperResLib.microstructure import compute_maps, map_names
 from DWISuperResLib.resampling.degradation import MODELS, degrade
 from DWISuperResLib.resampling.upsamplers import METHODS, interpolate
 
@@ -78,7 +78,7 @@ def test_commands_show_help_with_an_example(capsys):
 
 
 def test_help_names_every_choice(capsys):
-    for command, names in (("run", METHODS), ("degrade", MODELS), ("maps", MAPS)):
+    for command, names in (("run", METHODS), ("degrade", MODELS), ("maps", map_names())):
         with pytest.raises(SystemExit):
             run(command, "--help")
         text = capsys.readouterr().out

@@ -6,7 +6,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.losses import build_loss, losses
+from DWISuperResLib.losses import build_loss, losses, register_loss, registry
 
 
 def images(*shape, seed=0):
@@ -91,13 +91,13 @@ def test_equal_images_cost_nothing(name):
     ("terms", "message"),
     [
         ([], "no terms"),
-        ([{"name": "l3"}], "'l3' is unknown; choose from l1"),
-        ([{"weight": 1}], "None is unknown"),
+        ([{"name": "l3"}], "'l3' is unknown; choose from .*l1"),
+        ([{"weight": 1}], "'' is unknown"),
         ([{"name": "l1", "weight": 0}], "number above 0"),
         ([{"name": "l1", "weight": float("nan")}], "number above 0"),
         ([{"name": "l1", "weight": "big"}], "number above 0"),
         ([{"name": "l1"}, {"name": "l1"}], "Two loss terms"),
-        ([{"name": "l1", "reduction": "sum"}], "no options"),
+        ([{"name": "l1", "reduction": "sum"}], "'l1' do not fit.*'reduction'"),
         ([{"name": "charbonnier", "eps": 1}], "do not fit.*'eps'"),
         ([{"name": "charbonnier", "epsilon": -1}], "above 0"),
         ([{"name": "ssim", "data_range": 0}], "above 0"),
@@ -109,6 +109,43 @@ def test_equal_images_cost_nothing(name):
 def test_bad_composition_is_one_sentence(terms, message):
     with pytest.raises(InputError, match=message):
         build_loss(terms)
+
+
+def test_a_term_registered_in_one_place_composes_and_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr(registry, "_TERMS", dict(registry._TERMS))
+
+    @register_loss("power_error")
+    class PowerError(torch.nn.Module):
+        needs_float32 = True
+
+        def __init__(self, power: float = 4.0) -> None:
+            super().__init__()
+            self.power = power
+
+        def forward(self, prediction, target):
+            return ((prediction - target).abs() ** self.power).mean()
+
+    assert "power_error" in losses()
+    x, y = images(1, 1, 8, 8)
+    loss = build_loss([{"name": "l1"}, {"name": "power-error", "power": 3}])
+    assert loss.needs_float32
+    assert not loss.needs_gradients
+    assert float(loss(x, y)[1]["power_error"]) == pytest.approx(float(((x - y).abs() ** 3).mean()))
+    assert loss.description[1] == {"name": "power_error", "weight": 1.0, "label": "power_error", "power": 3}
+    with pytest.raises(ValueError, match="already"):
+        register_loss("power_error")(PowerError)
+
+
+@pytest.mark.parametrize(
+    ("name", "gradients_needed", "float32_needed"),
+    [
+        *(("l1", False, False), ("charbonnier", False, False), ("untrained", False, False)),
+        *(("ssim", False, True), ("ms_ssim", False, True), ("log_ratio", True, True), ("fa", True, True)),
+    ],
+)
+def test_losses_say_what_they_need(name, gradients_needed, float32_needed):
+    loss = build_loss([{"name": name}])
+    assert (loss.needs_gradients, loss.needs_float32) == (gradients_needed, float32_needed)
 
 
 def test_labels_tell_terms_of_one_name_apart():

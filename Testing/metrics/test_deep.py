@@ -6,10 +6,12 @@ from importlib.util import find_spec
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from DWISuperResLib.errors import InputError, MissingDependencyError
 from DWISuperResLib.metrics import deep, deep_networks
 from DWISuperResLib.metrics.deep import DISTANCES, DeepDistance, available_distances, distance, sample_slices
+from DWISuperResLib.resources import RESOURCES
 
 RUNS = [name for name in DISTANCES if name != "medvae"]
 
@@ -73,6 +75,26 @@ def test_lpips_alex_is_that_of_the_lpips_package(slices, tmp_path):
         expected = oracle(*rgb(slices), normalize=True).flatten().numpy()
     found = distance("lpips_alex", *slices, weights=tmp_path / "alex.pth", data_range=1)
     np.testing.assert_allclose(found.by_slice, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("trunk", "width"), [("vgg", 512), ("alex", 256)])
+def test_shipped_lpips_weights_are_those_of_the_lpips_package(trunk, width):
+    lpips = pytest.importorskip("lpips")
+    oracle = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
+    shipped = load_file(RESOURCES / f"Metrics/lpips_{trunk}.safetensors")
+    assert shipped["tap4"].shape == (width,)
+    for n, linear in enumerate(oracle.lins):
+        assert torch.equal(shipped[f"tap{n}"], linear.model[1].weight.flatten())
+
+
+@pytest.mark.parametrize("folder", ["Metrics", "Microstructure"])
+def test_shipped_numbers_are_those_of_the_readme(folder):
+    text = (RESOURCES / folder / "README.md").read_text(encoding="utf-8")
+    shipped = [path for path in (RESOURCES / folder).iterdir() if path.suffix in (".safetensors", ".npy")]
+    assert shipped
+    for path in shipped:
+        assert path.name in text
+        assert hashlib.sha256(path.read_bytes()).hexdigest() in text
 
 
 def test_dists_is_that_of_torchmetrics(slices, vgg_file, monkeypatch):

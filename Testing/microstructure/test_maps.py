@@ -19,10 +19,10 @@ from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.io import read_dwi
 from DWISuperResLib.microstructure import (
-    MAPS,
     angular_error,
     brain_mask,
     compute_maps,
+    map_names,
     principal_direction,
     tensor,
 )
@@ -185,7 +185,7 @@ def test_voxels_without_usable_signal_give_finite_maps(fit):
     signals = rng.uniform(0, 2, (400, len(bvals))).round() * rng.integers(0, 3, (400, 1)) * 100
     signals[:10] = 0
     signals[10:20] = -5
-    maps = compute_maps(as_dwi(signals, bvals, bvecs), MAPS, fit=fit)
+    maps = compute_maps(as_dwi(signals, bvals, bvecs), map_names(), fit=fit)
     assert all(np.isfinite(values).all() for values in maps.values())
     assert np.abs(maps["fa"][:20]).max() < 1e-3
     if fit != "iwls":
@@ -317,17 +317,20 @@ def test_unknown_names_and_wrong_masks_are_refused(small_dwi):
 
 
 def test_maps_do_not_depend_on_memory_order_mask_or_views(small_dwi):
-    maps = compute_maps(small_dwi, MAPS)
+    maps = compute_maps(small_dwi, map_names())
     mask = np.zeros(small_dwi.spatial_shape, dtype=bool)
     mask[2:9, 3:, 1:] = True
     cropped = dataclasses.replace(small_dwi, signal=small_dwi.signal[2:9, 3:, 1:])
     for other, inside in (
-        (compute_maps(dataclasses.replace(small_dwi, signal=np.ascontiguousarray(small_dwi.signal)), MAPS), np.s_[:]),
-        (compute_maps(small_dwi, MAPS, mask=mask), np.s_[2:9, 3:, 1:]),
+        (
+            compute_maps(dataclasses.replace(small_dwi, signal=np.ascontiguousarray(small_dwi.signal)), map_names()),
+            np.s_[:],
+        ),
+        (compute_maps(small_dwi, map_names(), mask=mask), np.s_[2:9, 3:, 1:]),
     ):
-        for name in MAPS:
+        for name in map_names():
             np.testing.assert_allclose(other[name][inside], maps[name][inside], rtol=1e-4, atol=1e-8)
-    for name, values in compute_maps(cropped, MAPS).items():
+    for name, values in compute_maps(cropped, map_names()).items():
         np.testing.assert_allclose(values, maps[name][2:9, 3:, 1:], rtol=1e-4, atol=1e-8)
 
 
