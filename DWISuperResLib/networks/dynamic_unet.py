@@ -144,7 +144,8 @@ class DynamicUNet(nn.Module):
         ProcessingError
             If the download fails or its hash is wrong.
         """
-        path = cached_weights("resnet18", download=True) if source == "download" else Path(source)
+        fetched = cached_weights("resnet18", download=True) if source == "download" else None
+        path = fetched or Path(source)
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
