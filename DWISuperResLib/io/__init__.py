@@ -1,4 +1,4 @@
-"""Files <-> DWI: NIfTI with bval and bvec, NRRD and NHDR; each converts to and from RAS at its own door.
+"""Files <-> DWI: NIfTI with bval and bvec, NRRD and NHDR; each converts to and from RAS at its own door (`formats`).
 
 Volumes are read into one float32 array, X fastest and the volumes slowest, and written from it without a second copy.
 """
@@ -6,6 +6,8 @@ Volumes are read into one float32 array, X fastest and the volumes slowest, and 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,29 +15,23 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dwi import DWI
 from ..errors import InputError
-from .outputs import check_targets, output_directory, output_files
+from .formats import FORMATS, Format, format_of, image_suffix, output_names
+from .gradients import b_value_warning
+from .outputs import output_directory, output_files
 
 __all__ = [
-    "check_output",
+    "FORMATS",
+    "Format",
+    "b_value_warning",
     "image_suffix",
     "output_directory",
     "output_files",
     "read_dwi",
     "read_image",
+    "scan_outputs",
     "write_dwi",
     "write_image",
 ]
-
-SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr")
-
-
-def image_suffix(path: str | os.PathLike) -> str:
-    """The image format a file name asks for: .nii, .nii.gz, .nrrd or .nhdr; InputError for any other."""
-    name = os.fspath(path).lower()
-    for suffix in SUFFIXES:
-        if name.endswith(suffix):
-            return suffix
-    raise InputError(f"{path} is not named as an image; expected one of {', '.join(SUFFIXES)}.")
 
 
 def read_dwi(
@@ -62,16 +58,7 @@ def read_dwi(
         Naming the file, what was found and what was expected.
     """
     path = Path(path)
-    if _is_nifti(path):
-        from . import nifti
-
-        fields = nifti.read_scan(path, bval, bvec)
-    else:
-        if bval is not None or bvec is not None:
-            raise InputError(f"{path} holds its own gradient table; leave bval and bvec out.")
-        from . import nrrd
-
-        fields = nrrd.read_scan(path)
+    fields = format_of(path).read_scan(path, bval, bvec)
     try:
         return DWI(*fields)
     except InputError as error:
@@ -101,16 +88,47 @@ def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False, com
     ProcessingError
         If writing fails.
     """
-    path = Path(path)
-    with output_files(_files(path, table=True), overwrite) as files:
-        if _is_nifti(path):
-            from . import nifti
+    with scan_outputs([path], overwrite=overwrite, compress=compress) as write:
+        write(path, dwi)
 
-            nifti.write_dwi(dwi, *files, compress=image_suffix(path) == ".nii.gz")
-        else:
-            from . import nrrd
 
-            nrrd.write_dwi(dwi, files[-1], *_data(files, path), compress=compress or len(files) > 1)
+@contextmanager
+def scan_outputs(
+    paths: Sequence[str | os.PathLike], *, overwrite: bool = False, compress: bool = True
+) -> Iterator[Callable[[str | os.PathLike, DWI], None]]:
+    """Write several scans in one transaction: all of them appear when the block ends, or none.
+
+    Entered before a long computation, it refuses at once what could not be written afterwards, and keeps other runs
+    from the same outputs.
+
+    Parameters
+    ----------
+    paths : sequence of path
+        Every scan that will be written.
+    overwrite, compress
+        As for `write_dwi`.
+
+    Yields
+    ------
+    callable (path, dwi) that writes one of them.
+
+    Raises
+    ------
+    InputError
+        As `write_dwi`; also if two outputs share a file, or another run is writing one of them.
+    ProcessingError
+        If writing fails.
+    """
+    groups = [output_names(Path(path), scan=True) for path in paths]
+    with output_files([name for group in groups for name in group], overwrite) as temporary:
+        remaining = iter(temporary)
+        files = {group[-1]: [next(remaining) for _ in group] for group in groups}
+
+        def write(path: str | os.PathLike, dwi: DWI) -> None:
+            path = Path(path)
+            format_of(path).write_scan(dwi, files[path], path, compress)
+
+        yield write
 
 
 def read_image(path: str | os.PathLike) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
@@ -122,13 +140,7 @@ def read_image(path: str | os.PathLike) -> tuple[NDArray[np.float32], NDArray[np
         Naming the file, what was found and what was expected.
     """
     path = Path(path)
-    if _is_nifti(path):
-        from . import nifti
-
-        return nifti.read_image(path)
-    from . import nrrd
-
-    return nrrd.read_image(path)
+    return format_of(path).read_image(path)
 
 
 def write_image(array: ArrayLike, affine: ArrayLike, path: str | os.PathLike, *, overwrite: bool = False) -> None:
@@ -147,37 +159,5 @@ def write_image(array: ArrayLike, affine: ArrayLike, path: str | os.PathLike, *,
         raise InputError(f"The image has shape {voxels.shape}; expected (X, Y, Z) or (X, Y, Z, N).")
     dtype = np.dtype("u1" if voxels.dtype in (np.bool_, np.uint8) else "<f4")
     affine = np.asarray(affine, dtype=np.float64)
-    with output_files(_files(path, table=False), overwrite) as files:
-        if _is_nifti(path):
-            from . import nifti
-
-            nifti.write_image(voxels, affine, files[-1], dtype, compress=image_suffix(path) == ".nii.gz")
-        else:
-            from . import nrrd
-
-            nrrd.write_image(voxels, affine, files[-1], dtype, *_data(files, path))
-
-
-def check_output(path: str | os.PathLike, *, overwrite: bool = False, table: bool = True) -> None:
-    """Raise InputError, before a long computation, where `write_dwi` (without `table`: `write_image`) would refuse."""
-    check_targets(_files(Path(path), table), overwrite)
-
-
-def _is_nifti(path: Path) -> bool:
-    return image_suffix(path).startswith(".nii")
-
-
-def _files(path: Path, table: bool) -> list[Path]:
-    """Every file an output consists of, the one that names the others last."""
-    suffix = image_suffix(path)
-    stem = path.name[: -len(suffix)]
-    if suffix == ".nhdr":
-        return [path.with_name(f"{stem}.raw.gz"), path]
-    if table and _is_nifti(path):
-        return [path.with_name(f"{stem}.bval"), path.with_name(f"{stem}.bvec"), path]
-    return [path]
-
-
-def _data(files: list[Path], path: Path) -> tuple[Path | None, str]:
-    """Where a detached header's voxels are written, and under which name it looks for them."""
-    return (None, "") if len(files) == 1 else (files[0], _files(path, table=True)[0].name)
+    with output_files(output_names(path, scan=False), overwrite) as files:
+        format_of(path).write_image(voxels, affine, files, path, dtype)

@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwi import B0_THRESHOLD
 from ..errors import InputError
 from .streams import open_input
 
 LARGEST_TABLE = 1 << 24
+LARGEST_B = 1e5
+"""s/mm², beyond what any scanner applies (ex vivo on preclinical systems: some 40,000)."""
 
 
 def read_table(path: Path) -> NDArray[np.float64]:
@@ -31,6 +34,53 @@ def read_table(path: Path) -> NDArray[np.float64]:
     if len({len(row) for row in rows}) > 1:
         raise InputError(f"{path} has rows of {sorted({len(row) for row in rows})} numbers; all must be equally long.")
     return np.array(rows)
+
+
+def read_directions(path: Path) -> NDArray[np.float64]:
+    """Directions (N, 3) of a bvec file, 3 x N or N x 3, as they stand there; rows of NaN, as b0 is sometimes, as zero.
+
+    Three volumes leave the layout open: FSL's columns, unless only the rows are unit vectors.
+    """
+    table = read_table(path)
+    if table.shape == (3, 3):
+        vectors = table if _are_directions(table) and not _are_directions(table.T) else table.T
+    elif 3 in table.shape:
+        vectors = table.T if table.shape[0] == 3 else table
+    else:
+        raise InputError(f"{path} has {table.shape[0]} rows and {table.shape[1]} columns; one of them must be 3.")
+    vectors = np.where(np.isnan(vectors).all(axis=1, keepdims=True), 0.0, vectors)
+    if odd := np.flatnonzero(~np.isfinite(vectors).all(axis=1)).tolist():
+        raise InputError(f"{path} has directions that are not three finite numbers at volumes {odd}; repair the table.")
+    return vectors
+
+
+def _are_directions(vectors: NDArray[np.float64]) -> bool:
+    """True where each vector has length 1 to a hundredth, or 0, as it may at b = 0."""
+    lengths = np.linalg.norm(np.nan_to_num(vectors), axis=1)
+    return bool(lengths.any() and np.all((np.abs(lengths - 1) < 1e-2) | (lengths < 1e-6)))
+
+
+def b_value_warning(bvals: NDArray[np.float64]) -> str | None:
+    """One sentence where b-values are hardly in s/mm², else None.
+
+    Examples
+    --------
+    >>> b_value_warning(np.array([0.0, 1.0, 2.0]))[:48]
+    'The largest b-value is 2 s/mm², so every volume '
+    >>> b_value_warning(np.array([0.0, 1000.0]))
+    """
+    largest = float(np.max(bvals))
+    if 0 < largest <= B0_THRESHOLD:
+        return (
+            f"The largest b-value is {largest:g} s/mm², so every volume counts as unweighted; if the table is in "
+            "ms/µm², multiply its b-values by 1000."
+        )
+    if largest > LARGEST_B:
+        return (
+            f"The largest b-value is {largest:g} s/mm², beyond any scanner, so diffusivities will come out too small; "
+            "expected s/mm²: divide a table in s/m² by 1,000,000, or one multiplied by 1000 by that."
+        )
+    return None
 
 
 def table_row(values: Iterable[float]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +15,12 @@ from numpy.typing import NDArray
 
 from ..dwi import DWI
 from ..errors import InputError
-from .gradients import fsl_to_ras, ras_to_fsl, read_table, table_row
+from .gradients import fsl_to_ras, ras_to_fsl, read_directions, read_table, table_row
 from .streams import check_exists, compressed_output, open_input, read_voxels, skip, stored_dtype, write_voxels
 
 LARGEST_EXTENSION = 1 << 20
+MILLIMETRES = {1: 1e3, 3: 1e-3}
+"""In the header's units of length: metre and micron; 2 is millimetre, 0 unknown, which means millimetre everywhere."""
 AFFINE_NOTE = "DWISuperRes affine:"
 """Header extension with the affine in float64: NIfTI-1 stores float32, 4e-6 mm off at 100 mm."""
 
@@ -27,12 +31,7 @@ def read_scan(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLik
     bval_path = Path(bval) if bval is not None else _beside(path, "bval", "b-values")
     bvec_path = Path(bvec) if bvec is not None else _beside(path, "bvec", "gradient directions")
     bvals = read_table(bval_path).ravel()
-    bvecs = read_table(bvec_path)
-    if bvecs.shape[0] == 3:  # a 3 x 3 table is read as FSL writes it
-        bvecs = bvecs.T
-    elif bvecs.shape[1] != 3:
-        raise InputError(f"{bvec_path} has {bvecs.shape[0]} rows and {bvecs.shape[1]} columns; one of them must be 3.")
-    bvecs = np.where(np.isnan(bvecs).all(axis=1, keepdims=True), 0.0, bvecs)  # some converters write b0 as NaN
+    bvecs = read_directions(bvec_path)
     voxels, affine, acquisition_axis = _read(path, {str(bval_path): bvals.size, str(bvec_path): len(bvecs)})
     return voxels, affine, bvals, fsl_to_ras(bvecs, affine), acquisition_axis
 
@@ -43,31 +42,24 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return voxels[..., 0], affine
 
 
-def write_dwi(dwi: DWI, bval: Path, bvec: Path, image: Path, *, compress: bool) -> None:
-    """Write the three files under the names given."""
+def write_scan(dwi: DWI, files: Sequence[Path], path: Path, compress: bool) -> None:
+    """Write b-values, directions and image to `files`; the name decides about compression, not `compress`."""
+    bval, bvec, image = files
     directions = ras_to_fsl(dwi.bvecs, dwi.affine)
     bval.write_text(table_row(dwi.bvals), encoding="ascii", newline="\n")
     bvec.write_text("".join(map(table_row, directions.T)), encoding="ascii", newline="\n")
-    write_image(
-        dwi.signal,
-        dwi.affine,
-        image,
-        stored_dtype(dwi.signal),
-        acquisition_axis=dwi.acquisition_axis,
-        compress=compress,
-    )
+    write_image(dwi.signal, dwi.affine, [image], path, stored_dtype(dwi.signal), dwi.acquisition_axis)
 
 
 def write_image(
     voxels: NDArray,
     affine: NDArray[np.float64],
+    files: Sequence[Path],
     path: Path,
     dtype: np.dtype,
-    *,
-    compress: bool,
     acquisition_axis: int | None = None,
 ) -> None:
-    """Write (X, Y, Z) or (X, Y, Z, N) as NIfTI-1."""
+    """Write (X, Y, Z) or (X, Y, Z, N) as NIfTI-1, compressed where `path` ends so."""
     if max(voxels.shape) > np.iinfo(np.int16).max:
         raise InputError(f"The image has shape {voxels.shape}; NIfTI holds at most 32767 voxels an axis: write NRRD.")
     header = nib.Nifti1Header()
@@ -80,9 +72,9 @@ def write_image(
     header.set_slope_inter(1, 0)
     extension = _affine_extension(affine)
     header["vox_offset"] = 352 + len(extension)
-    with open(path, "xb") as file:
+    with open(files[-1], "xb") as file:
         start = header.binaryblock + bytes([bool(extension), 0, 0, 0]) + extension
-        if compress:
+        if path.name.lower().endswith(".gz"):
             with compressed_output(file) as stream:
                 stream.write(start)
                 write_voxels(stream, voxels, dtype)
@@ -108,9 +100,11 @@ def _read(path: Path, counts: dict[str, int]) -> tuple[NDArray[np.float32], NDAr
         start = stream.read(540)
         header = _parse(start, path)
         dims = [int(n) for n in header["dim"]]
+        if not 1 <= dims[0] <= 7:
+            raise InputError(f"{path} says that it has {dims[0]} axes, and NIfTI knows 1 to 7; its header is damaged.")
         extents = [n for n in dims[4 : dims[0] + 1] if n != 1] or [1]
         shape = (*[*dims[1 : dims[0] + 1], 1, 1][:3], *extents)
-        if not 1 <= dims[0] <= 7 or min(shape) < 1 or len(shape) > 4:
+        if min(shape) < 1 or len(shape) > 4:
             raise InputError(f"{path} has the dimensions {dims[1:]}; expected up to three of space and one of volumes.")
         for name, count in counts.items():
             if count != shape[3]:
@@ -135,10 +129,10 @@ def _read(path: Path, counts: dict[str, int]) -> tuple[NDArray[np.float32], NDAr
 
 
 def _parse(start: bytes, path: Path) -> Any:
-    for kind in (nib.Nifti1Header, nib.Nifti2Header):
+    for kind, order in itertools.product((nib.Nifti1Header, nib.Nifti2Header), ("little", "big")):
         size = kind.sizeof_hdr
-        if size in (int.from_bytes(start[:4], "little"), int.from_bytes(start[:4], "big")) and len(start) >= size:
-            header = kind(start[:size], check=False)
+        if size == int.from_bytes(start[:4], order) and len(start) >= size:
+            header = kind(start[:size], endianness=order, check=False)
             if bytes(header["magic"]).startswith(b"n+"):
                 return header
     raise InputError(f"{path} is not a NIfTI file of one piece; convert it (for example with dcm2niix or mrconvert).")
@@ -167,6 +161,7 @@ def _affine(header: Any, start: bytes, path: Path) -> NDArray[np.float64]:
         # A program that moved the image has changed the sform and carried the note along.
         if header["sform_code"] > 0 and np.array_equal(noted.astype(np.float32), affine.astype(np.float32)):
             return noted
+    affine[:3] *= MILLIMETRES.get(int(header["xyzt_units"]) & 7, 1.0)
     return affine
 
 

@@ -6,8 +6,9 @@ The format: http://teem.sourceforge.net/nrrd/format.html; the gradient keys: htt
 from __future__ import annotations
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any, NamedTuple
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from ..dwi import DWI
 from ..errors import InputError, MissingDependencyError
+from .formats import output_names
 from .gradients import unit_vectors
 from .streams import compressed_output, open_input, read_voxels, skip, stored_dtype, write_voxels
 
@@ -55,8 +57,10 @@ class _Image(NamedTuple):
     acquisition_axis: int | None
 
 
-def read_scan(path: Path) -> tuple:
-    """Fields of a DWI from an image of modality DWMRI."""
+def read_scan(path: Path, bval: str | os.PathLike | None = None, bvec: str | os.PathLike | None = None) -> tuple:
+    """Fields of a DWI from an image of modality DWMRI; tables beside it are refused."""
+    if bval is not None or bvec is not None:
+        raise InputError(f"{path} holds its own gradient table; leave bval and bvec out.")
     header, end = _read_header(path)
     table = _gradient_keys(header, path)
     image = _read(header, end, path, volumes=len(table))
@@ -64,6 +68,11 @@ def read_scan(path: Path) -> tuple:
     if frame.shape != (3, 3) or not np.isfinite(frame).all():
         raise InputError(
             f"{path} has a measurement frame that is not three vectors of three numbers; repair its header."
+        )
+    if abs(np.linalg.det(unit_vectors(frame))) < 1e-3:
+        raise InputError(
+            f"{path} has a measurement frame whose vectors lie in one plane, so its gradient directions cannot be "
+            "told; repair its header."
         )
     bvals, directions = _b_values(table, header, path)
     # The vectors of the frame are the columns of the matrix, hence directions @ rows.
@@ -78,8 +87,8 @@ def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     return image.voxels[..., 0], image.affine
 
 
-def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str, *, compress: bool = True) -> None:
-    """Write one file, or a header at `path` and the voxels at `data`, which the header will call `data_name`."""
+def write_scan(dwi: DWI, files: Sequence[Path], path: Path, compress: bool) -> None:
+    """Write one file, or two: the voxels, and the header that will lie at `path` and look for them beside it."""
     if dwi.n_volumes < FEWEST_VOLUMES:
         raise InputError(
             f"The scan has {dwi.n_volumes} volumes, and 3D Slicer loses the gradients of a NRRD file with fewer than "
@@ -90,14 +99,12 @@ def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str, *, compre
     scaled = dwi.bvecs * np.sqrt(dwi.bvals / (largest or 1.0))[:, None] * SPACES["lps"] + 0.0
     keys = {"modality": "DWMRI", "DWMRI_b-value": repr(float(largest))}
     keys |= {f"DWMRI_gradient_{n:04d}": " ".join(repr(float(x)) for x in g) for n, g in enumerate(scaled)}
-    dtype = stored_dtype(dwi.signal)
     write_image(
         dwi.signal,
         dwi.affine,
+        files,
         path,
-        dtype,
-        data,
-        data_name,
+        stored_dtype(dwi.signal),
         keys=keys,
         acquisition_axis=dwi.acquisition_axis,
         compress=compress,
@@ -107,16 +114,17 @@ def write_dwi(dwi: DWI, path: Path, data: Path | None, data_name: str, *, compre
 def write_image(
     voxels: NDArray,
     affine: NDArray[np.float64],
+    files: Sequence[Path],
     path: Path,
     dtype: np.dtype,
-    data: Path | None,
-    data_name: str,
     *,
     keys: Mapping[str, str] | None = None,
     acquisition_axis: int | None = None,
     compress: bool = True,
 ) -> None:
-    """Write (X, Y, Z) or (X, Y, Z, N) in LPS space, gzipped unless told otherwise."""
+    """Write (X, Y, Z) or (X, Y, Z, N) in LPS space, gzipped unless told otherwise; files as for `write_scan`."""
+    detached = len(files) > 1
+    compress = compress or detached
     volumes = voxels.ndim == 4
     columns = (affine[:3] * np.array(SPACES["lps"])[:, None] + 0.0).T
     lines = [
@@ -138,14 +146,14 @@ def write_image(
     if keys:
         lines.append("measurement frame: (1,0,0) (0,1,0) (0,0,1)")
         lines += [f"{key}:={value}" for key, value in keys.items()]
-    if data is not None:
-        lines.append(f"data file: {data_name}")
-    with open(path, "xb") as file:
+    if detached:
+        lines.append(f"data file: {output_names(path, scan=True)[0].name}")
+    with open(files[-1], "xb") as file:
         file.write("\n".join([*lines, "", ""]).encode("utf-8"))
-        if data is None:
+        if not detached:
             _write_data(file, voxels, dtype, compress)
-    if data is not None:
-        with open(data, "xb") as file:
+    if detached:
+        with open(files[0], "xb") as file:
             _write_data(file, voxels, dtype, compress)
 
 
@@ -308,8 +316,5 @@ def _b_values(table: list[str], header: Mapping[str, Any], path: Path) -> tuple[
         raise InputError(f"{path} has gradient keys that are not numbers ({error}); repair them.") from error
     if vectors.ndim != 2 or vectors.shape[1] != 3 or not np.isfinite(vectors).all() or not math.isfinite(nominal):
         raise InputError(f"{path} has gradient keys that are not three finite numbers each; repair them.")
-    lengths = np.linalg.norm(vectors, axis=1)
-    largest = lengths.max()
-    if abs(largest - 1) < 1e-2:  # unit vectors written with few digits: b_max is meant for length 1
-        largest = 1.0
-    return nominal * (lengths / (largest or 1.0)) ** 2, vectors
+    squares = np.sum((vectors / (np.abs(vectors).max() or 1.0)) ** 2, axis=1)
+    return nominal * squares / (squares.max() or 1.0), vectors

@@ -28,13 +28,21 @@ except ImportError:  # no wheel for this platform: zlib writes the same, ten tim
 GZIP_RATIO = 1032
 """DEFLATE cannot expand a byte to more than this many (https://www.zlib.net/zlib_tech.html)."""
 
+LONGEST_SHOWN = 200
+"""Letters of a path that a message repeats where the path itself is the trouble."""
+
 WRITE_THREADS = 8
 """At most this many threads compress; beyond, the one that feeds them is the limit."""
 
 
 def check_exists(path: Path) -> None:
     """InputError unless `path` is a file."""
-    if not path.is_file():
+    try:
+        present = path.is_file()
+    except OSError as error:  # a name that is too long, a folder that may not be entered
+        shown = path if len(str(path)) <= LONGEST_SHOWN else f"{str(path)[:LONGEST_SHOWN]}..."
+        raise InputError(f"{shown} cannot be looked up ({error.strerror}); check the name and its folder.") from error
+    if not present:
         raise InputError(f"{path} does not exist or is not a file; check the name.")
 
 
@@ -57,6 +65,8 @@ def open_input(path: Path, *, start: int = 0, compressed: bool | None = None) ->
                     yield stream, (size - start) * GZIP_RATIO
             else:
                 yield file, size - start
+    except PermissionError as error:
+        raise InputError(f"{path} may not be read; change its permissions or copy it.") from error
     except DAMAGED as error:
         raise InputError(f"{path} cannot be read to its end ({error}); copy or export it again.") from error
 
@@ -127,8 +137,21 @@ def read_voxels(
             if slope != 1 or intercept != 0:
                 stored = stored * np.float64(slope) + intercept
             in_file_order[..., n] = stored
-    stream.read(1)  # at the end of a gzip stream its checksum is compared
+    # A slice or more behind the last voxel: the header has lost slices, so that volumes would be mixed. (This also
+    # reaches the end of a gzip stream, where its checksum is compared.)
+    slice_bytes = math.prod(shape[:2]) * dtype.itemsize
+    if sum(len(block) for block in _blocks(stream, slice_bytes)) >= slice_bytes:
+        raise InputError(
+            f"{path} holds more voxels than the {' x '.join(map(str, shape))} that its header promises; repair the "
+            "header or export it again."
+        )
     return voxels
+
+
+def _blocks(stream: IO[bytes], count: int) -> Iterator[bytes]:
+    while count > 0 and (block := stream.read(min(count, 1 << 20))):
+        count -= len(block)
+        yield block
 
 
 def _fill(stream: IO[bytes], buffer: bytearray, path: Path) -> None:

@@ -262,6 +262,49 @@ def test_three_volumes_are_read_as_fsl_writes_them(tmp_path):
     assert_same_scan(dwi, io.read_dwi(tmp_path / "scan.nii"))
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+def test_three_volumes_whose_rows_alone_are_unit_vectors_are_read_by_rows(transposed, tmp_path):
+    dwi = scan(np.diag([-2.0, 2, 2, 1]), np.ones((2, 2, 2, 3)), np.array([1000.0, 1000, 1000]))
+    io.write_dwi(dwi, tmp_path / "scan.nii")
+    table = np.loadtxt(tmp_path / "scan.bvec")
+    np.savetxt(tmp_path / "scan.bvec", table.T if transposed else table, "%.17g")
+    assert_same_scan(dwi, io.read_dwi(tmp_path / "scan.nii"))
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1e-3), ("mm", 1), ("micron", 1e3), ("unknown", 1)])
+def test_units_of_length_become_millimetres(unit, factor, tmp_path):
+    affine = oblique_affine()
+    stored = affine.copy()
+    stored[:3] *= factor
+    image = nib.Nifti1Image(np.ones((3, 4, 5), np.float32), stored)
+    image.header.set_xyzt_units(unit, "sec")
+    nib.save(image, tmp_path / "map.nii")
+    np.testing.assert_allclose(io.read_image(tmp_path / "map.nii")[1], affine, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("bvals", "words"),
+    [([0, 1, 2], "multiply its b-values by 1000"), ([5, 3e6], "beyond any scanner"), ([0, 1e9], "beyond any scanner")],
+)
+def test_b_values_in_other_units_are_told(bvals, words):
+    assert words in io.b_value_warning(np.array(bvals, dtype=float))
+    for usual in ([0, 0], [0, 5, 1000], [0, 40000]):
+        assert io.b_value_warning(np.array(usual, dtype=float)) is None
+
+
+def test_places_that_cannot_be_looked_up(tmp_path, small_dwi, monkeypatch):
+    with pytest.raises(InputError, match="File name too long"):
+        io.read_dwi(tmp_path / f"{'x' * 300}.nii")
+    io.write_dwi(small_dwi, tmp_path / "scan.nii")
+
+    def refuse(path, *arguments):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(streams, "open", refuse, raising=False)
+    with pytest.raises(InputError, match=r"scan\.bval may not be read; change its permissions"):
+        io.read_dwi(tmp_path / "scan.nii")
+
+
 @pytest.mark.parametrize("names", [("scan.bval", "scan.bvec"), ("scan.bvals", "scan.bvecs"), ("bvals", "bvecs")])
 def test_tables_found_beside_the_image(names, tmp_path, small_dwi):
     io.write_dwi(small_dwi, tmp_path / "first.nii.gz")
@@ -312,6 +355,15 @@ BAD_FILES = {
         "promises 12 x 10 x 4 x 10",
     ),
     "enormous": (lambda p: damage(p / "scan.nii", 42, [32767] * 3, "<i2"), "promises 32767 x 32767 x 32767 x 10"),
+    "eight axes": (lambda p: damage(p / "scan.nii", 40, 8, "<i2"), "says that it has 8 axes"),
+    "lost slice": (
+        lambda p: damage(p / "scan.nii", 46, 3, "<i2"),
+        "holds more voxels than the 12 x 10 x 3 x 10 that its header promises",
+    ),
+    "one NaN": (
+        lambda p: (p / "scan.bvec").write_text((p / "scan.bvec").read_text().rsplit(" ", 1)[0] + " nan\n"),
+        r"scan\.bvec has directions that are not three finite numbers at volumes \[9\]",
+    ),
     "negative size": (lambda p: damage(p / "scan.nii", 42, -4, "<i2"), "dimensions"),
     "too many axes": (lambda p: damage(p / "scan.nii", 40, [5, 12, 2, 2, 2, 5], "<i2"), "dimensions"),
     "complex": (lambda p: damage(p / "scan.nii", 70, 32, "<i2"), "type complex64; expected integers or real"),
@@ -360,6 +412,15 @@ def test_any_bytes_give_a_scan_or_one_sentence(tmp_path, small_dwi):
         (tmp_path / "scan.nii").write_bytes(spoilt)
         with contextlib.suppress(InputError):
             io.read_dwi(tmp_path / "scan.nii")
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(offset=st.integers(0, 347), replacement=st.binary(min_size=1, max_size=8))
+def test_any_change_of_the_header_gives_a_scan_or_one_sentence(offset, replacement, tmp_path, small_dwi):
+    io.write_dwi(small_dwi, tmp_path / "scan.nii", overwrite=True)
+    damage(tmp_path / "scan.nii", offset, list(replacement), "u1")
+    with contextlib.suppress(InputError):
+        io.read_dwi(tmp_path / "scan.nii")
 
 
 def test_no_second_copy_in_memory(tmp_path):

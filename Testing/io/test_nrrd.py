@@ -163,7 +163,8 @@ def test_slicer_pair(shared_data):
     np.testing.assert_array_equal(first.signal, second.signal)
     np.testing.assert_allclose(first.affine, second.affine, atol=1e-6)
     np.testing.assert_allclose(first.bvecs, second.bvecs, atol=2e-6)  # the NIfTI's table has six digits
-    np.testing.assert_allclose(first.bvals, second.bvals, atol=0.06)  # and its b-values one decimal
+    # Its b-values are those of the vectors' own lengths, 0.14 % above what Slicer makes of the longest (see below).
+    np.testing.assert_allclose(first.bvals, second.bvals, rtol=1.5e-3)
 
 
 @pytest.mark.parametrize("name", ["WIP_dti_ax_601", "Repeated_WIP_dti_ax_601"])
@@ -225,8 +226,13 @@ BAD_HEADERS = {
     "repeat of none": (("modality:=", "DWMRI_NEX_0099:=2\nmodality:="), r"repeats the gradients \[99\]"),
     "zero gradient": (
         ("measurement frame: (1,0,0) (0,1,0) (0,0,1)", "measurement frame: (0,0,0) (0,0,0) (0,0,0)"),
-        "b > 50",
+        "measurement frame whose vectors lie in one plane",
     ),
+    "flat frame": (
+        ("measurement frame: (1,0,0) (0,1,0) (0,0,1)", "measurement frame: (1,0,0) (0,1,0) (1,1,0)"),
+        "measurement frame whose vectors lie in one plane",
+    ),
+    "lost slice": (("sizes: 12 10 4 10", "sizes: 12 10 3 10"), "holds more voxels than the 12 x 10 x 3 x 10"),
     "singular": (("none", "(1,1,1)"), "4 of them of space"),
 }
 
@@ -308,6 +314,25 @@ def test_any_bytes_give_a_scan_or_one_sentence(shells, tmp_path):
             io.read_dwi(tmp_path / "scan.nrrd")
 
 
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    line=st.integers(0, 23),
+    start=st.integers(0, 60),
+    length=st.integers(0, 20),
+    text=st.text(max_size=12) | st.sampled_from(["nan", "1e400", "-1", "(1,0,0)", "none", "\n", ":=", ": "]),
+)
+def test_any_change_of_a_header_line_gives_a_scan_or_one_sentence(line, start, length, text, shells, tmp_path):
+    """Cut out part of a line and put any text in its place."""
+    io.write_dwi(shells, tmp_path / "scan.nrrd", overwrite=True)
+    head, data = (tmp_path / "scan.nrrd").read_bytes().split(b"\n\n", 1)
+    lines = head.split(b"\n")
+    spoilt = lines[line % len(lines)]
+    lines[line % len(lines)] = spoilt[:start] + text.encode("utf-8", "surrogatepass") + spoilt[start + length :]
+    (tmp_path / "scan.nrrd").write_bytes(b"\n".join(lines) + b"\n\n" + data)
+    with contextlib.suppress(InputError):
+        io.read_dwi(tmp_path / "scan.nrrd")
+
+
 IN_SLICER = """
 import sys
 import numpy as np, slicer, vtk
@@ -325,20 +350,38 @@ assert storage.ReadData(node)
 frame = array(node.GetMeasurementFrameMatrix)[:3, :3]
 gradients, bvals = vtk_to_numpy(node.GetDiffusionGradients()), vtk_to_numpy(node.GetBValues())
 np.savez(table, affine=array(node.GetIJKToRASMatrix), bvals=bvals, bvecs=gradients @ frame.T)
-storage.SetFileName(target)
-assert storage.WriteData(node)
+if target:
+    storage.SetFileName(target)
+    assert storage.WriteData(node)
 """
+needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="needs slicer-core")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="needs slicer-core")
+def in_slicer(source, table, target=""):
+    """What Slicer's own reader makes of a file; written again at `target`."""
+    command = [sys.executable, "-c", IN_SLICER, str(source), str(table), str(target)]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return np.load(table)
+
+
+@needs_slicer
+@pytest.mark.parametrize("name", ["slicer_nrrd/test_small_dataset1.nrrd", "tosh_7006.nrrd"])
+def test_gradients_of_real_files_are_those_that_slicer_shows(name, shared_data, tmp_path):
+    dwi = io.read_dwi(shared_data / "formats" / name)
+    table = in_slicer(shared_data / "formats" / name, tmp_path / "table.npz")
+    np.testing.assert_allclose(dwi.bvals, table["bvals"], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(dwi.affine, table["affine"], rtol=1e-9, atol=1e-9)
+    lengths = np.linalg.norm(table["bvecs"], axis=1, keepdims=True)
+    np.testing.assert_allclose(dwi.bvecs, table["bvecs"] / np.where(lengths > 0, lengths, 1), atol=1e-9)
+
+
+@needs_slicer
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr"])
 def test_slicer_reads_what_is_written_and_the_other_way_round(suffix, shells, tmp_path):
     io.write_dwi(shells, tmp_path / f"ours{suffix}")
-    paths = [tmp_path / f"ours{suffix}", tmp_path / "table.npz", tmp_path / f"slicers{suffix}"]
-    result = subprocess.run([sys.executable, "-c", IN_SLICER, *map(str, paths)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-    table = np.load(paths[1])
+    table = in_slicer(tmp_path / f"ours{suffix}", tmp_path / "table.npz", tmp_path / f"slicers{suffix}")
     np.testing.assert_allclose(table["affine"], shells.affine, atol=1e-9)
     np.testing.assert_allclose(table["bvals"], shells.bvals, rtol=1e-9)
     np.testing.assert_allclose(table["bvecs"], shells.bvecs, atol=1e-9)
-    assert_same_scan(shells, io.read_dwi(paths[2]))
+    assert_same_scan(shells, io.read_dwi(tmp_path / f"slicers{suffix}"))

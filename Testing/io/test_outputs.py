@@ -1,6 +1,8 @@
 """Outputs appear whole or not at all: existing files, full disks, interruptions, folders."""
 
+import errno
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -56,8 +58,9 @@ def test_same_scan_same_bytes(suffix, noisy_dwi, tmp_path):
 @pytest.mark.parametrize(("suffix", "file"), [(s, f) for s in SUFFIXES for f in sorted(FILES[s])])
 def test_existing_files_are_kept(suffix, file, small_dwi, tmp_path):
     (tmp_path / file).write_text("mine")
-    with pytest.raises(InputError, match="already exists; choose another name or allow overwriting"):
-        io.check_output(tmp_path / f"scan{suffix}")
+    refused = pytest.raises(InputError, match="already exists; choose another name or allow overwriting")
+    with refused, io.scan_outputs([tmp_path / f"scan{suffix}"]):
+        pytest.fail("what could not be written was computed")
     with pytest.raises(InputError, match=f"{file} already exists"):
         io.write_dwi(small_dwi, tmp_path / f"scan{suffix}")
     assert contents(tmp_path) == {file: b"mine"}
@@ -87,8 +90,8 @@ def test_places_that_cannot_hold_a_file(small_dwi, tmp_path):
 
 def test_folder_without_permission(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "access", lambda path, mode: not (Path(path) == tmp_path and mode == os.W_OK))
-    with pytest.raises(InputError, match="may not be written to"):
-        io.check_output(tmp_path / "scan.nii")
+    with pytest.raises(InputError, match="may not be written to"), io.scan_outputs([tmp_path / "scan.nii"]):
+        pass
     with pytest.raises(InputError, match="may not be written to"), io.output_directory(tmp_path / "out"):
         pass
 
@@ -201,6 +204,151 @@ def test_places_that_cannot_hold_a_directory(tmp_path):
     with pytest.raises(InputError, match="is a file"), io.output_directory(tmp_path / "file", overwrite=True):
         pass
     with pytest.raises(InputError, match="does not exist"), io.output_directory(tmp_path / "no" / "where"):
+        pass
+
+
+@pytest.mark.parametrize("suffix", [".nii.gz", ".nrrd"])
+def test_a_second_run_into_one_output_is_refused_while_the_first_goes_on(suffix, small_dwi, tmp_path):
+    target = tmp_path / f"scan{suffix}"
+    with io.scan_outputs([target]) as write:
+        with pytest.raises(InputError, match=rf"Another run \(process {os.getpid()}\) is writing .*wait until"):
+            io.write_dwi(small_dwi, target, overwrite=True)
+        write(target, small_dwi)
+    assert set(contents(tmp_path)) == FILES[suffix]
+    io.write_dwi(small_dwi, target, overwrite=True)
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_second_run_into_one_folder_is_refused_while_the_first_goes_on(existing, tmp_path):
+    if existing:
+        (tmp_path / "out").mkdir()
+    with io.output_directory(tmp_path / "out") as folder:
+        with (
+            pytest.raises(InputError, match=r"Another run .* is writing"),
+            io.output_directory(tmp_path / "out", overwrite=True),
+        ):
+            pass
+        fill(folder)
+    assert set(contents(tmp_path)) == {"out/report.html", "out/figures/fa.png"}
+
+
+def test_scans_that_would_share_a_file_are_refused_before_anything_is_computed(tmp_path):
+    for first, second in (("a.nii.gz", "a.nii"), ("a.nrrd", "a.nrrd"), ("a.nii", "sub/../a.nii")):
+        (tmp_path / "sub").mkdir(exist_ok=True)
+        refused = pytest.raises(InputError, match="Two outputs would both be written")
+        with refused, io.scan_outputs([tmp_path / first, tmp_path / second]):
+            pytest.fail("it went on")
+
+
+def test_several_scans_appear_together_or_not_at_all(small_dwi, tmp_path):
+    paths = [tmp_path / "deviation.nii", tmp_path / "scan.nrrd"]
+
+    def write_one_and_fail():
+        with io.scan_outputs(paths) as write:
+            write(paths[0], small_dwi)
+            raise OverflowError
+
+    with pytest.raises(OverflowError):
+        write_one_and_fail()
+    assert not contents(tmp_path)
+    with io.scan_outputs(paths) as write:
+        for path in paths:
+            write(path, small_dwi)
+        assert not any(path.exists() for path in paths)
+    assert set(contents(tmp_path)) == FILES[".nrrd"] | {"deviation.nii", "deviation.bval", "deviation.bvec"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from DWISuperResLib import io
+from DWISuperResLib.dwi import DWI
+kind, place = sys.argv[1], Path(sys.argv[2])
+move = os.replace
+def die(source, target):
+    if kind == "moving" and not str(target).endswith(".old"):
+        os.kill(os.getpid(), signal.SIGKILL)
+    move(source, target)
+os.replace = die
+def fill(path, text):
+    Path(path).write_text(text)
+    if kind == "writing":
+        os.kill(os.getpid(), signal.SIGKILL)
+if sys.argv[3] == "files":
+    with io.output_files([place / "scan.bval", place / "scan.nii"], overwrite=True) as files:
+        for file in files:
+            fill(file, "new")
+else:
+    with io.output_directory(place, overwrite=True) as folder:
+        for name in ("scan.bval", "scan.nii"):
+            fill(folder / name, "new")
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+@pytest.mark.parametrize("kind", ["writing", "moving"])
+@pytest.mark.parametrize("way", ["files", "folder"])
+def test_the_next_run_removes_what_a_killed_one_left_and_puts_back_what_it_took_away(kind, way, tmp_path):
+    for name in ("scan.bval", "scan.nii", ".hidden.tmp"):
+        (tmp_path / name).write_text("mine")
+    command = [sys.executable, "-c", KILLED, kind, str(tmp_path), way]
+    killed = subprocess.run(command, cwd=Path(__file__).parents[2])
+    assert killed.returncode == -signal.SIGKILL
+    left = [path.name for path in tmp_path.iterdir() if path.name.endswith((".tmp", ".old"))]
+    assert any(re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", name) for name in left)
+
+    if way == "files":
+        again = io.output_files([tmp_path / "scan.bval", tmp_path / "scan.nii"], overwrite=True)
+    else:
+        again = io.output_directory(tmp_path, overwrite=True)
+    with pytest.raises(OverflowError), again:  # a next run that fails itself: all is as it was
+        raise OverflowError
+    expected = dict.fromkeys(("scan.bval", "scan.nii", ".hidden.tmp"), b"mine")
+    assert contents(tmp_path) == expected
+    assert {path.name for path in tmp_path.iterdir()} == set(expected)
+
+
+def test_a_folder_that_is_a_file_system_of_its_own(tmp_path, monkeypatch):
+    """As a mount point in a container is: nothing can be renamed into it from outside."""
+    target = tmp_path / "out"
+    target.mkdir()
+    move = os.replace
+
+    def within(source, place):
+        if (target in Path(source).parents) != (target in Path(place).parents):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        move(source, place)
+
+    monkeypatch.setattr(os, "replace", within)
+    with io.output_directory(target) as folder:
+        fill(folder)
+    assert set(contents(tmp_path)) == {"out/report.html", "out/figures/fa.png"}
+
+
+def test_an_empty_folder_of_ones_own_under_a_parent_that_is_not(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    make = Path.mkdir
+
+    def refuse(path, *arguments, **options):
+        if path.parent == tmp_path:
+            raise PermissionError(13, "Permission denied")
+        make(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with io.output_directory(tmp_path / "out") as folder:
+        fill(folder)
+    assert set(contents(tmp_path)) == {"out/report.html", "out/figures/fa.png"}
+
+
+def test_names_at_the_limit_of_the_file_system(small_dwi, tmp_path):
+    longest = f"{'ü' * 124}.nrrd"  # 253 bytes
+    io.write_dwi(small_dwi, tmp_path / longest)
+    assert set(contents(tmp_path)) == {longest}
+    with pytest.raises(InputError, match="is too long for this file system; shorten it"):
+        io.write_dwi(small_dwi, tmp_path / f"{'x' * 300}.nrrd")
+    with pytest.raises(InputError, match="is too long"), io.output_directory(tmp_path / ("x" * 300)):
         pass
 
 
