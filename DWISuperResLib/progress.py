@@ -7,11 +7,14 @@ In JSON mode standard output carries one ASCII JSON object a line and nothing el
     {"type": "progress", "fraction": 0.42, "eta": 12.3, "message": ...}     eta in seconds, null while unknown
     {"type": "result", ...}
     {"type": "error", "message": "one sentence", "kind": "InputError"}
+
+Nobody has to listen: output that cannot be written (a closed pipe, a program without a console) never stops the work.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -21,6 +24,58 @@ from typing import Any, TextIO
 
 MODES = ("auto", "rich", "json", "none")
 _SECONDS_BETWEEN_LINES = 0.2
+
+
+def open_standard_streams() -> None:
+    """Make standard output and error usable wherever the program runs.
+
+    Where they are closed (a program without a console), they lead nowhere: otherwise the next file opened would take
+    their number, and what libraries print would be written into it. Letters that the output's encoding lacks are
+    escaped.
+    """
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115  (for good)
+        stream = getattr(sys, name)
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    r"""Text without the control characters that would drive a terminal: they are written out.
+
+    Examples
+    --------
+    >>> printable("a\x1b[2Jb")
+    'a\\x1b[2Jb'
+    """
+    return "".join(c if c in "\n\t" or not (c < " " or "\x7f" <= c < "\xa0") else f"\\x{ord(c):02x}" for c in text)
+
+
+def _say(text: str, stream: TextIO) -> bool:
+    """Print a line; False, and silence from then on, where nobody is there to read it."""
+    try:
+        print(printable(text), file=stream, flush=True)
+    except (OSError, ValueError):
+        _silence(stream)
+        return False
+    return True
+
+
+def _silence(stream: TextIO) -> None:
+    """Lead what is still in a broken stream's buffer nowhere, or Python would fail over it when it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
 
 
 def reporter(mode: str) -> Reporter:
@@ -49,11 +104,12 @@ class Reporter:
 
     def result(self, text: str, **facts: Any) -> None:
         """Report the outcome: `text` for people, `facts` for programs."""
-        print(text, flush=True)
+        if not _say(text, sys.stdout):
+            _say(f"dwi-superres: Standard output is closed. {text}", sys.stderr)
 
     def error(self, message: str, kind: str) -> None:
         """Report a failure in one sentence."""
-        print(f"dwi-superres: {message}", file=sys.stderr, flush=True)
+        _say(f"dwi-superres: {message}", sys.stderr)
 
     def part(self, start: float, end: float) -> Callable[[float, str], None]:
         """A reporter for a step that takes the work from `start` to `end`."""
@@ -68,7 +124,7 @@ class LineReporter(Reporter):
     """A line on standard error for each step, as suits a log."""
 
     def status(self, message: str) -> None:
-        print(message, file=sys.stderr, flush=True)
+        _say(message, sys.stderr)
 
 
 class BarReporter(Reporter):
@@ -78,12 +134,19 @@ class BarReporter(Reporter):
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+        class Quiet(Console):
+            """A terminal that goes away must not end the program, as it would by default."""
+
+            def on_broken_pipe(self) -> None:
+                self.quiet = True
+                _silence(sys.stderr)
+
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TaskProgressColumn(),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
+            console=Quiet(stderr=True),
             transient=True,
         )
         self._task = self._bar.add_task("", total=1.0, visible=False)
@@ -98,14 +161,16 @@ class BarReporter(Reporter):
         self._bar.update(self._task, completed=fraction, description=description, visible=True)
 
     def status(self, message: str) -> None:
-        self._bar.console.print(message, highlight=False, markup=False)
+        self._bar.console.print(printable(message), highlight=False, markup=False)
 
 
 class JsonReporter(Reporter):
     """JSON lines on standard output; all else written there, natively too, goes to standard error."""
 
     def __enter__(self) -> JsonReporter:
-        sys.stdout.flush()
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+        self._heard = True
         self._stream: TextIO = os.fdopen(os.dup(1), "w", encoding="ascii")
         os.dup2(2, 1)
         self._python_output = contextlib.redirect_stdout(sys.stderr)
@@ -117,7 +182,8 @@ class JsonReporter(Reporter):
     def __exit__(self, *exception: object) -> None:
         self._python_output.__exit__(None, None, None)
         os.dup2(self._stream.fileno(), 1)
-        self._stream.close()
+        with contextlib.suppress(OSError):
+            self._stream.close()
 
     def __call__(self, fraction: float, message: str = "") -> None:
         now = time.monotonic()
@@ -137,10 +203,12 @@ class JsonReporter(Reporter):
 
     def result(self, text: str, **facts: Any) -> None:
         self._write(type="result", **facts)
+        if not self._heard:
+            _say(f"dwi-superres: Nobody reads the JSON lines. {text}", sys.stderr)
 
     def error(self, message: str, kind: str) -> None:
         self._write(type="error", message=message, kind=kind)
         super().error(message, kind)
 
     def _write(self, **line: Any) -> None:
-        print(json.dumps(line, allow_nan=False, default=str), file=self._stream, flush=True)
+        self._heard = _say(json.dumps(line, allow_nan=False, default=str), self._stream) and self._heard

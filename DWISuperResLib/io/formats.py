@@ -17,9 +17,6 @@ from ..errors import InputError
 if TYPE_CHECKING:
     from ..dwi import DWI
 
-ScanFields = tuple[NDArray, NDArray, NDArray, NDArray, int | None]
-"""What a DWI is built from: signal, affine, b-values, directions in RAS, acquisition axis."""
-
 
 @dataclass(frozen=True)
 class Format:
@@ -27,7 +24,7 @@ class Format:
 
     Attributes
     ----------
-    read_scan : callable (path, bval, bvec) -> ScanFields
+    read_scan : callable (path, bval, bvec) -> the fields of a DWI in their order
         `bval` and `bvec` are paths of FSL's tables or None.
     read_image : callable (path) -> (X, Y, Z) float32, (4, 4) affine to RAS mm
     write_scan : callable (dwi, files, path, compress)
@@ -58,9 +55,15 @@ def _later(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
-def _of_module(module: str, **parts: tuple[str, ...]) -> Format:
-    names = ("read_scan", "read_image", "write_scan", "write_image")
-    return Format(*(_later(module, name) for name in names), **parts)
+def _of_module(module: str, tables: tuple[str, ...] = (), voxels: tuple[str, ...] = ()) -> Format:
+    return Format(
+        _later(module, "read_scan"),
+        _later(module, "read_image"),
+        _later(module, "write_scan"),
+        _later(module, "write_image"),
+        tables,
+        voxels,
+    )
 
 
 FORMATS: dict[str, Format] = {

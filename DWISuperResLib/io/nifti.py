@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -129,7 +128,8 @@ def _read(path: Path, counts: dict[str, int]) -> tuple[NDArray[np.float32], NDAr
 
 
 def _parse(start: bytes, path: Path) -> Any:
-    for kind, order in itertools.product((nib.Nifti1Header, nib.Nifti2Header), ("little", "big")):
+    orders: tuple[Literal["little"], Literal["big"]] = ("little", "big")
+    for kind, order in [(kind, order) for kind in (nib.Nifti1Header, nib.Nifti2Header) for order in orders]:
         size = kind.sizeof_hdr
         if size == int.from_bytes(start[:4], order) and len(start) >= size:
             header = kind(start[:size], endianness=order, check=False)
