@@ -19,7 +19,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 MODES = ("auto", "rich", "json", "none")
@@ -90,6 +90,8 @@ def reporter(mode: str) -> Reporter:
 class Reporter:
     """Quiet: only the result, on standard output, and errors, on standard error."""
 
+    _warnings: tuple[str, ...] = ()
+
     def __enter__(self) -> Reporter:
         return self
 
@@ -102,10 +104,19 @@ class Reporter:
     def status(self, message: str) -> None:
         """Report what begins now."""
 
+    def warn(self, sentence: str) -> None:
+        """Say at once, and again with the result, what the user should know about it."""
+        self._warnings += (sentence,)
+        self.status(f"Warning: {sentence}")
+
     def result(self, text: str, **facts: Any) -> None:
-        """Report the outcome: `text` for people, `facts` for programs."""
+        """Report the outcome: `text` for people, `facts` for programs, "warnings" among them for both."""
+        text = "\n".join([text, *(f"Warning: {sentence}" for sentence in self._all_warnings(facts))])
         if not _say(text, sys.stdout):
             _say(f"dwi-superres: Standard output is closed. {text}", sys.stderr)
+
+    def _all_warnings(self, facts: Mapping[str, Any]) -> list[str]:
+        return [*self._warnings, *facts.get("warnings", ())]
 
     def error(self, message: str, kind: str) -> None:
         """Report a failure in one sentence."""
@@ -202,6 +213,8 @@ class JsonReporter(Reporter):
         self._write(type="status", message=message)
 
     def result(self, text: str, **facts: Any) -> None:
+        if warnings := self._all_warnings(facts):
+            facts["warnings"] = warnings
         self._write(type="result", **facts)
         if not self._heard:
             _say(f"dwi-superres: Nobody reads the JSON lines. {text}", sys.stderr)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from .errors import DWISuperResError, MissingDependencyError
+from .errors import MissingDependencyError
 
 
 def train_from_file(config: str | Path, overrides: Sequence[str] = ()) -> Path:
@@ -22,21 +21,10 @@ def train_from_file(config: str | Path, overrides: Sequence[str] = ()) -> Path:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m DWISuperResLib.train", description="Train a network.")
-    parser.add_argument("--config", required=True, help="YAML configuration, see Resources/Configurations")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="for instance schedule.epochs=5")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options = parser.parse_args(arguments)
-    try:
-        exported = train_from_file(options.config, options.overrides)
-    except DWISuperResError as error:
-        if options.debug:
-            raise
-        print(f"dwi-superres: {error}", file=sys.stderr)
-        return error.exit_code
-    print(exported)
-    return 0
+    """`dwi-superres train` under another name; returns the exit code."""
+    from .apps import cli
+
+    return cli.main(["train", *(sys.argv[1:] if arguments is None else arguments)])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ..resampling.degradation import degrade
 if TYPE_CHECKING:
     from ..dwi import DWI
     from ..evaluation.evaluate import Evaluation
+    from ..resampling.scale import ScaleLike
 
 METHODS = ("nearest", "sinc")
 """What super-resolution is compared with: the low resolution as it is, and the strongest interpolation."""
@@ -30,11 +31,11 @@ def demo(
     scan: str | os.PathLike[str] | None,
     output: str | os.PathLike[str],
     *,
-    scale: int = 2,
+    scale: ScaleLike = 2,
     checkpoint: str = "default",
-    device: str = "auto",
     overwrite: bool = False,
     progress: Callable[[float, str], None] = lambda fraction, message: None,
+    **options: Any,
 ) -> Path:
     """Lower a scan's resolution, super-resolve it, and show in one page how close that comes to the original.
 
@@ -44,11 +45,13 @@ def demo(
         NIfTI or NRRD; None scans the numerical phantom.
     output : path
         Folder for the scans, the maps of FA and QA, their differences, the scores and report.html.
-    scale, checkpoint, device
-        As for `engine.super_resolve`.
+    scale, checkpoint
+        As for `inference.predict.super_resolve`.
     overwrite : bool
         Replace what the folder holds.
     progress : callable (fraction, message)
+    **options
+        Of `InferenceOptions`.
 
     Returns
     -------
@@ -64,15 +67,16 @@ def demo(
         dwi = phantom() if scan is None else read_dwi(scan)
         if scan is None:
             write_dwi(dwi, folder / "original.nii.gz")
-        write_dwi(degrade(dwi, scale), folder / "low_resolution.nii.gz")
+        write_dwi(degrade(dwi, scale, axis=options.get("axis")), folder / "low_resolution.nii.gz")
 
         def keep(kind: str, result: DWI) -> None:
             if kind == "checkpoint":
                 write_dwi(result, folder / "super_resolved.nii.gz")
 
         evaluation = evaluate(
-            dwi, scale, [checkpoint], methods=METHODS, device=device, keep=keep,
+            dwi, scale, [checkpoint], methods=METHODS, keep=keep,
             progress=lambda fraction, message: progress(0.1 + 0.75 * fraction, message),
+            **options,
         )  # fmt: skip
         progress(0.85, "Writing maps")
         _write_maps(evaluation, folder)

@@ -1,6 +1,5 @@
 """The command line: files in and out, exit codes, JSON lines, cancelling; the library's own tests cover the numbers."""
 
-import argparse
 import importlib
 import inspect
 import json
@@ -9,21 +8,25 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from unittest.mock import create_autospec
+from unittest.mock import Mock, create_autospec
 
 import numpy as np
 import pytest
 
-from DWISuperResLib import phantoms
-from DWISuperResLib.apps import cli
-from DWISuperResLib.apps.commands import STUDIES
-from DWISuperResLib.io import read_dwi, read_image, write_dwi, write_image
+from DWISuperResLib import microstructure, phantoms
+from DWISuperResLib.apps import cli, scans
+from DWISuperResLib.apps.experiments import LayerStudy, MetricStudy, UntrainedStudy
+from DWISuperResLib.apps.options import Common, parse
+from DWISuperResLib.inference.options import InferenceOptions
+from DWISuperResLib.io import read_dwi, read_image, scan_outputs, write_dwi, write_image
 from DWISuperResLib.microstructure import compute_maps, map_names
+from DWISuperResLib.resampling import degradation, upsamplers
 from DWISuperResLib.resampling.degradation import MODELS, degrade
 from DWISuperResLib.resampling.upsamplers import METHODS, interpolate
 
+STUDIES = {"layers": LayerStudy, "untrained": UntrainedStudy, "metrics": MetricStudy}
 ROOT = Path(__file__).parents[2]
 SHELLS = ((0, 1), (1000, 7))
 
@@ -77,7 +80,8 @@ def test_commands_show_help_with_an_example(capsys):
         assert f"dwi-superres {command}" in capsys.readouterr().out.split("example:")[1]
 
 
-def test_help_names_every_choice(capsys):
+def test_help_names_every_choice(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # a name must not be broken over two lines
     for command, names in (("run", METHODS), ("degrade", MODELS), ("maps", map_names())):
         with pytest.raises(SystemExit):
             run(command, "--help")
@@ -166,7 +170,7 @@ def test_evaluate_scores_every_method(scan_file, checkpoint, tmp_path):
 def test_studies_get_what_was_asked_and_nothing_else(tmp_path, monkeypatch, capfd, name, given, received):
     """Training takes minutes: the study itself is replaced, but what it is called with must fit its signature."""
     study = importlib.import_module(f"DWISuperResLib.studies.{name}")
-    function = STUDIES[name]
+    function = STUDIES[name].function.split(":")[1]
     called = create_autospec(getattr(study, function), return_value=tmp_path / "report.html")
     monkeypatch.setattr(study, function, called)
     options = ["--seed", "7", *given, "--progress", "json"]
@@ -180,12 +184,54 @@ def test_studies_get_what_was_asked_and_nothing_else(tmp_path, monkeypatch, capf
 
 @pytest.mark.parametrize("name", STUDIES)
 def test_studies_take_every_option_that_is_offered(name):
-    parser = cli._parser()
-    for word in ("study", name):
-        parser = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction)).choices[word]
-    offered = {action.dest for action in parser._actions} - {"help", "data", "output", "progress", "debug"}
-    study = importlib.import_module(f"DWISuperResLib.studies.{name}")
-    assert offered <= set(inspect.signature(getattr(study, STUDIES[name])).parameters)
+    offered = (
+        {each.name for each in fields(STUDIES[name])} - {each.name for each in fields(Common)} - {"data", "output"}
+    )
+    module, function = STUDIES[name].function.split(":")
+    study = importlib.import_module(f"DWISuperResLib.studies.{module}")
+    assert offered <= set(inspect.signature(getattr(study, function)).parameters)
+
+
+@dataclass(frozen=True)
+class MoreOptions(InferenceOptions):
+    """As if a field had been added."""
+
+    sharpness: float = field(default=1.0, metadata={"help": "a toy"})
+
+
+def test_an_added_inference_option_is_an_added_flag(monkeypatch):
+    more = dataclass(frozen=True, kw_only=True)(
+        type("Run", (scans.Run,), {"__annotations__": {"inference": MoreOptions}, "inference": MoreOptions()})
+    )
+    options = MoreOptions(device="cpu", ensemble=True, batch_size=3, axis="j", sharpness=2.5)
+    read = parse(more, ["in.nii", "out.nii", *options.as_arguments()], "run", "")
+    assert read.inference == options
+
+
+def test_a_registered_upsampler_degradation_and_map_are_found_in_the_help(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setattr(upsamplers, "METHODS", (*METHODS, "toy-upsampler"))
+    monkeypatch.setattr(degradation, "MODELS", (*MODELS, "toy-degradation"))
+    model = microstructure.MapModel("toy", (microstructure.MapInfo("toymap", "T", "toy"),), ToyOptions, lambda *_: None)
+    monkeypatch.setattr(microstructure.models, "_MODELS", {**microstructure.models._MODELS, "toy": model})
+    for command, words in (
+        ("run", ["toy-upsampler"]),
+        ("evaluate", ["toy-upsampler", "toy-degradation"]),
+        ("degrade", ["toy-degradation"]),
+        ("maps", ["toymap", "--toy-length", "how long a toy is"]),
+        ("compare", ["toymap"]),
+    ):
+        with pytest.raises(SystemExit):
+            run(command, "--help")
+        text = capsys.readouterr().out
+        assert all(word in text for word in words)
+
+
+@dataclass(frozen=True)
+class ToyOptions:
+    """Of a map that only the test knows."""
+
+    toy_length: float = field(default=1.0, metadata={"help": "how long a toy is"})
 
 
 def test_checkpoints_list_and_info(checkpoint, capfd):
@@ -242,8 +288,24 @@ def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, 
         (["run", "{scan}", "{tmp}/out.nii.gz", "--method", "magic"], "magic"),
         (["run", "{scan}", "{tmp}/out.nii.gz", "--method", "sinc", "--ensemble"], "--ensemble"),
         (["run", "{scan}", "{tmp}/out.nii.gz", "--checkpoint", "{tmp}/absent.safetensors"], "absent.safetensors"),
-        (["run", "{scan}", "{tmp}/out.nii.gz", "--scale", "two"], "--scale"),
-        (["run", "{scan}"], "output"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--method", "sinc", "--scale", "two"], "The scale is 'two'"),
+        (["run", "{scan}"], "OUTPUT"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--batch-size", "few"], "--batch-size"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--checkpoint", ""], "--checkpoint is empty"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--method", "sinc", "--mask", "m.nii"], "--mask and --method exclude"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--uncertainty", "{tmp}/out.nii.gz"], "Two outputs would both"),
+        (["run", "{scan}", "{tmp}/out.nii.gz", "--uncertainty", "{tmp}/out.nii"], "Two outputs would both"),
+        (["maps", "{scan}", "{tmp}/maps", "--mask", "{empty}"], "is empty: no voxel is above 0"),
+        (["maps", "{scan}", "{tmp}/maps", "--maps", ""], "names nothing"),
+        (["maps", "{scan}", "{tmp}/maps", "--qa-scale", "0"], "QA scale"),
+        (["maps", "{scan}", "{tmp}/maps", "--qa-scale", "-1"], "QA scale"),
+        (["maps", "{scan}", "{tmp}/maps", "--qa-scale", "nan"], "QA scale"),
+        (["degrade", "{scan}", "{tmp}/out.nii.gz", "--seed", "-1"], "'-1' is no seed"),
+        (["degrade", "{scan}", "{tmp}/out.nii.gz", "--snr", "0"], "no number above 0"),
+        (["degrade", "{scan}", "{tmp}/out.nii.gz", "--model", "area"], "--model"),
+        (["run", "{tmp}/" + "x" * 300 + ".nii", "{tmp}/out.nii.gz", "--method", "sinc"], "File name too long"),
+        (["run", "{scan}", "{tmp}/" + "x" * 300 + ".nii", "--method", "sinc"], "too long for this file system"),
+        (["study", "layers", "--output", "{tmp}/study"], "no scans"),
         (["degrade", "{scan}", "{tmp}/out.nii.gz", "--scale", "9"], "1 to 5"),
         (["maps", "{scan}", "{tmp}/maps", "--maps", "fa,colour"], "colour"),
         (["maps", "{scan}", "{tmp}", "--maps", "fa"], "not empty"),
@@ -255,8 +317,10 @@ def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, 
 def test_bad_input_exits_2_with_one_sentence_and_leaves_nothing(scan, scan_file, tmp_path, arguments, words, capfd):
     low = tmp_path / "low.nrrd"
     write_dwi(degrade(scan, 2), low)
+    empty = tmp_path / "empty.nrrd"
+    write_image(np.zeros(scan.spatial_shape, np.uint8), scan.affine, empty)
     before = sorted(tmp_path.iterdir())
-    filled = [text.format(scan=scan_file, tmp=tmp_path, low=low) for text in arguments]
+    filled = [text.format(scan=scan_file, tmp=tmp_path, low=low, empty=empty) for text in arguments]
     assert run(*filled) == 2
     error = capfd.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("dwi-superres: ")
@@ -266,6 +330,138 @@ def test_bad_input_exits_2_with_one_sentence_and_leaves_nothing(scan, scan_file,
     assert last["type"] == "error"
     assert words in last["message"]
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("factor", "words"), [(1e-3, "ms/µm²"), (1e3, "beyond any scanner"), (1e6, "beyond any")])
+def test_b_values_in_other_units_are_told_with_the_result(scan, tmp_path, factor, words, capfd):
+    low = tmp_path / "scan.nii.gz"
+    write_dwi(scan, low)
+    np.savetxt(tmp_path / "scan.bval", [scan.bvals * factor])
+    assert run("degrade", low, tmp_path / "out.nii.gz", "--progress", "json") == 0
+    (warning,) = json_lines(capfd)[-1]["warnings"]
+    assert words in warning
+    assert run("degrade", low, tmp_path / "out.nii.gz", "--overwrite") == 0
+    captured = capfd.readouterr()
+    assert words in captured.err
+    assert words in captured.out.splitlines()[-1]
+
+
+def test_a_slice_axis_that_is_only_assumed_is_told(scan, tmp_path, capfd):
+    isotropic = replace(scan, affine=np.diag([2.0, 2, 2, 1]))
+    for name, dwi, told in (
+        ("isotropic", isotropic, True),
+        ("named", replace(isotropic, acquisition_axis=0), False),
+        ("thick", scan, False),
+    ):
+        write_dwi(dwi, tmp_path / f"{name}.nii.gz")
+        arguments = ("degrade", tmp_path / f"{name}.nii.gz", tmp_path / f"{name}_low.nii.gz")
+        assert run(*arguments) == 0
+        assert ("Slice axis k, assumed" in capfd.readouterr().err) == told
+        assert run(*arguments, "--overwrite", "--axis", "k") == 0
+        assert "assumed" not in capfd.readouterr().err
+
+
+def test_a_second_run_into_one_output_fails_with_a_sentence(scan_file, tmp_path, capfd):
+    out = tmp_path / "out.nii.gz"
+    with scan_outputs([out]):
+        assert run("run", scan_file, out, "--method", "sinc", "--overwrite") == 2
+    assert f"Another run (process {os.getpid()}) is writing" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_a_signal_between_two_outputs_leaves_neither(scan_file, checkpoint, tmp_path, capfd, monkeypatch):
+    from DWISuperResLib.io import nifti
+
+    write, calls = nifti.write_voxels, []
+
+    def interrupt_second(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise cli._Interrupted(signal.SIGINT)
+        write(*arguments)
+
+    monkeypatch.setattr(nifti, "write_voxels", interrupt_second)
+    before = sorted(tmp_path.iterdir())
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--uncertainty", tmp_path / "deviation.nii"]
+    assert run("run", scan_file, tmp_path / "out.nii", *options) == 130
+    assert "nothing was written" in capfd.readouterr().err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def command_line(*arguments, **options):
+    command = [sys.executable, "-m", "DWISuperResLib", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, **options)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="closes streams as a POSIX shell does")
+@pytest.mark.parametrize("mode", ["auto", "json", "none"])
+@pytest.mark.parametrize("gone", ["reader", "stdout", "stderr", "all"])
+def test_work_is_done_and_said_though_nobody_listens(mode, gone, scan_file, tmp_path):
+    out = tmp_path / "out.nii.gz"
+    redirection = {"reader": "| true", "stdout": ">&-", "stderr": "2>&-", "all": "<&- >&- 2>&-"}[gone]
+    arguments = f"run {scan_file} {out} --method sinc --progress {mode}"
+    script = f"set -o pipefail; {sys.executable} -m DWISuperResLib {arguments} {redirection}"
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert read_dwi(out).spatial_shape == (72, 88, 4)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(
+        ["scan.nii.gz", "scan.bval", "scan.bvec", "out.nii.gz", "out.bval", "out.bvec"]
+    )
+    for word in ("Traceback", "Exception", "BrokenPipe"):
+        assert word not in done.stderr
+    if gone == "reader":
+        assert f"Wrote {out}" in done.stderr
+    if gone == "stderr":
+        assert str(out) in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [["checkpoints", "info", "{card}"], ["run", "{scan}", "{out}", "--method", "sinc"]]
+)
+def test_names_that_the_output_cannot_encode_or_that_drive_a_terminal(arguments, scan_file, tmp_path):
+    import torch
+
+    from DWISuperResLib.checkpoints import Card, save_checkpoint
+    from DWISuperResLib.networks import build
+
+    options = {"scales": [2], "width": 8, "blocks": [1, 1], "neighbours": 0, "guidance": []}
+    card = tmp_path / "card.safetensors"
+    weights = build("sr_unet", **options).state_dict()
+    save_checkpoint(
+        card, {k: torch.zeros_like(w) for k, w in weights.items()}, Card("ř\x1b[2J", "sr_unet", options, (2,))
+    )
+    out = tmp_path / "Kateřina.nii"
+    filled = [text.format(card=card, scan=scan_file, out=out) for text in arguments]
+    for encoding in ("cp1252", "ascii", "utf-8"):
+        environment = {**os.environ, "PYTHONIOENCODING": encoding}
+        with command_line(*filled, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment) as process:
+            text, errors = (part.decode(encoding) for part in process.communicate())
+        assert process.returncode == 0, errors
+        assert "\x1b" not in text + errors
+        assert ("ř" if encoding == "utf-8" else "\\u0159") in text
+        for path in tmp_path.glob("Kate*"):
+            path.unlink()
+
+
+def test_help_in_an_encoding_without_boxes():
+    environment = {**os.environ, "PYTHONIOENCODING": "cp1252"}
+    with command_line("run", "--help", stdout=subprocess.PIPE, env=environment) as process:
+        text = process.communicate()[0].decode("cp1252")
+    assert process.returncode == 0
+    assert "--ensemble" in text
+    assert "\\u2" not in text
+
+
+def test_failures_of_the_system_are_sentences(scan_file, tmp_path, capfd, monkeypatch):
+    from DWISuperResLib.resampling import upsamplers
+
+    for error, words in (
+        (MemoryError(), "not enough memory"),
+        (PermissionError(13, "Permission denied", "/some/file"), "/some/file cannot be used (Permission denied)"),
+    ):
+        monkeypatch.setattr(upsamplers, "interpolate", Mock(side_effect=error))
+        assert run("run", scan_file, tmp_path / "out.nii.gz", "--method", "sinc") == 1
+        assert words in capfd.readouterr().err
 
 
 def test_outputs_are_refused_before_anything_is_read(tmp_path, scan_file, capfd):

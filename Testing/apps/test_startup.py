@@ -15,7 +15,9 @@ REPORT = f"import sys; print([name for name in {HEAVY!r} if name in sys.modules]
     "statement",
     [
         "import DWISuperResLib; dir(DWISuperResLib)",
+        "from DWISuperResLib.apps.cli import main\nmain(['--help'])",
         "from DWISuperResLib.apps.cli import main\ntry: main(['run', '--help'])\nexcept SystemExit: pass",
+        "from DWISuperResLib.apps.cli import main\ntry: main(['maps', '--help'])\nexcept SystemExit: pass",
         "from DWISuperResLib.apps.cli import main; main(['checkpoints', 'list', '--progress', 'json'])",
     ],
 )

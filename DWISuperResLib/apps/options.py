@@ -1,0 +1,292 @@
+"""What commands are declared with: frozen dataclasses whose fields carry their help; `parse` makes flags of them.
+
+A field's name is its flag, its type what is accepted, its default the default. The dataclasses of other rooms that are
+declared alike (`InferenceOptions`, the options of the map models) become flags when a command has one as a field.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
+from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
+
+from ..errors import InputError
+
+Command = TypeVar("Command")
+_NO_WRAPPING = "100000"
+
+
+def option(
+    help: str,
+    default: Any = MISSING,
+    *,
+    metavar: str | None = None,
+    choices: Callable[[], Iterable[str]] | None = None,
+    parse: Callable[[str], Any] | None = None,
+    many: bool = False,
+) -> Any:
+    """A flag.
+
+    Parameters
+    ----------
+    help : str
+        A line for people.
+    default : optional
+        Without one the flag is required.
+    metavar : str, optional
+        What stands for the value in the help; by default the choices, else the name.
+    choices : callable, optional
+        The names to choose from, read from their registry when the command is parsed.
+    parse : callable, optional
+        Makes the value from its text; raises ValueError with what was expected.
+    many : bool
+        `parse` makes one of several values, which are a tuple.
+    """
+    about = {"help": help, "metavar": metavar, "choices": choices, "parse": parse, "many": many}
+    return field(default=default, metadata=about)
+
+
+def argument(help: str, default: Any = MISSING) -> Any:
+    """A value without a flag, in the order of the fields."""
+    return field(default=default, metadata={"help": help, "positional": True})
+
+
+def options_of(kinds: Callable[[], Iterable[type]]) -> Any:
+    """The flags of several dataclasses, read from a registry when the command is parsed; a mapping of name to value."""
+    return field(default_factory=dict, metadata={"kinds": kinds})
+
+
+def names_of(known: Callable[[], Iterable[str]]) -> Callable[[str], tuple[str, ...]]:
+    """Parser of names with commas between them.
+
+    Examples
+    --------
+    >>> names_of(lambda: ("fa", "qa"))("FA, qa")
+    ('fa', 'qa')
+    """
+
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+        if unknown := [name for name in names if name not in set(known())]:
+            raise ValueError(f"there is no {unknown[0]!r}; expected some of {','.join(known())}")
+        if not names:
+            raise ValueError(f"it names nothing; expected some of {','.join(known())}")
+        return names
+
+    return parse
+
+
+def seed(text: str) -> int:
+    """Parser of a seed: a whole number that NumPy's generators take."""
+    if not re.fullmatch(r"\d{1,18}", text):
+        raise ValueError(f"{text!r} is no seed; expected a whole number from 0 on")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """Parser of a number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < float("inf"):
+        raise ValueError(f"{text!r} is no number above 0")
+    return number
+
+
+def parse(command: type[Command], arguments: Sequence[str], prog: str, description: str) -> Command:
+    """The command that the arguments describe; SystemExit(0) once help was shown.
+
+    Raises
+    ------
+    InputError
+        If an argument is unknown, missing or not what was expected.
+    """
+    import tyro
+
+    shown, screen = io.StringIO(), os.environ.get("COLUMNS")
+    asks_for_help = {"-h", "--help"} & set(arguments)
+    try:
+        if not asks_for_help:
+            os.environ["COLUMNS"] = _NO_WRAPPING  # the words of an error are taken out of its frame
+        with contextlib.redirect_stderr(shown):
+            parsed: Any = tyro.cli(
+                _typed(command),
+                prog=prog,
+                description=description,
+                args=list(arguments),
+                config=(tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes, tyro.conf.DisallowNone),
+            )
+    except SystemExit as end:
+        if end.code in (0, None):
+            raise
+        raise InputError(f"{_sentence(shown.getvalue())}; see {prog} --help.") from None
+    finally:
+        if screen is not None:
+            os.environ["COLUMNS"] = screen
+        elif not asks_for_help:
+            del os.environ["COLUMNS"]
+    return _plain(command, parsed)
+
+
+def _typed(kind: type) -> type:
+    """The dataclass with tyro's annotations in place of ours."""
+    hints = get_type_hints(kind)
+    entries: list[Any] = []
+    for each in fields(kind):
+        if kinds := each.metadata.get("kinds"):
+            for inner in map(_typed, kinds()):
+                entries.append((_group(inner), inner, field(default_factory=inner)))
+        elif is_dataclass(hints[each.name]):
+            inner = _typed(hints[each.name])
+            entries.append((each.name, inner, field(default_factory=inner)))
+        else:
+            entries.append((each.name, _annotated(hints[each.name], each), field(default=each.default)))
+    return make_dataclass(kind.__name__, entries, frozen=True, kw_only=True, namespace={"__doc__": ""})
+
+
+def _group(kind: type) -> str:
+    """What the help calls the flags of a dataclass: GQIOptions' are "gqi options"."""
+    return kind.__name__.removesuffix("Options").lower()
+
+
+def _annotated(kind: Any, each: Field) -> Any:
+    import tyro
+
+    about = {"metavar": None, "choices": None, "parse": None, "positional": False, "many": False, **each.metadata}
+    default, text = each.default, about["help"]
+    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    told = shown in (None, False, "", MISSING) or "(default" in text
+    known = tuple(about["choices"]()) if about["choices"] else ()
+    extra: list[Any] = [
+        tyro.conf.arg(
+            help=text,
+            metavar=None if kind is bool else about["metavar"] or "|".join(known) or each.name.upper(),
+            help_behavior_hint="" if told else f"(default: {shown})",
+        )
+    ]
+    if about["positional"]:
+        kind = tyro.conf.Positional[kind]  # type: ignore[misc]
+    convert = about["parse"] or (_one_of(known) if known else None)
+    if convert:
+        extra.append(
+            tyro.constructors.PrimitiveConstructorSpec(
+                nargs="*" if about["many"] else 1,
+                metavar="",
+                instance_from_str=lambda texts: tuple(map(convert, texts)) if about["many"] else convert(texts[0]),
+                is_instance=lambda value: True,
+                str_from_instance=lambda value: [str(value)],
+            )
+        )
+    return Annotated[(kind, *extra)]  # type: ignore[return-value]
+
+
+def _one_of(known: Sequence[str]) -> Callable[[str], str]:
+    def convert(text: str) -> str:
+        if text not in known:
+            raise ValueError(f"there is no {text!r}; expected one of {', '.join(known)}")
+        return text
+
+    return convert
+
+
+def _plain(kind: type[Command], parsed: Any) -> Command:
+    """The dataclass as it was declared, so that its own checks run and its errors are told as they are."""
+    hints = get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for each in fields(kind):  # type: ignore[arg-type]
+        if kinds := each.metadata.get("kinds"):
+            values[each.name] = {}
+            for inner in kinds():
+                made = _plain(inner, getattr(parsed, _group(inner)))
+                values[each.name] |= {part.name: getattr(made, part.name) for part in fields(made)}
+        elif is_dataclass(hints[each.name]):
+            values[each.name] = _plain(hints[each.name], getattr(parsed, each.name))
+        else:
+            value = values[each.name] = getattr(parsed, each.name)
+            if value != each.default and (value == "" or (isinstance(value, tuple) and "" in value)):
+                name = each.name if each.metadata.get("positional") else f"--{each.name.replace('_', '-')}"
+                raise InputError(f"{name} is empty; give a value or leave it out.")
+    return kind(**values)
+
+
+def _sentence(framed: str) -> str:
+    """The words of an error of tyro's: those above the first rule of its box."""
+    words: list[str] = []
+    for line in re.sub(r"\x1b\[[\d;]*m", "", framed).splitlines()[1:]:
+        inner = line.strip("│| ")
+        if re.fullmatch(r"[─╰╯+\-]*", inner) and words:
+            break
+        words += inner.split()
+    return " ".join(words).rstrip(".") or "The arguments cannot be understood"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command takes.
+
+    Attributes
+    ----------
+    example : str
+        How the command is used, for its help.
+    cancelled : str
+        What is said when it is interrupted.
+    """
+
+    example: ClassVar[str]
+    cancelled: ClassVar[str] = "Cancelled; nothing was written."
+    progress: str = option("how progress is shown", "auto", choices=lambda: progress_modes())
+    debug: bool = option("show the traceback of an error", False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Writing(Common):
+    """What commands take that write a result."""
+
+    overwrite: bool = option("replace outputs that exist", False)
+
+
+def progress_modes() -> Iterable[str]:
+    """How progress can be shown."""
+    from ..progress import MODES
+
+    return MODES
+
+
+def maps() -> Iterable[str]:
+    """Names of the registered maps."""
+    from ..microstructure import map_names
+
+    return map_names()
+
+
+def map_options() -> Iterable[type]:
+    """The options of the registered map models."""
+    from ..microstructure import map_models
+
+    return [model.options for model in map_models()]
+
+
+def degradations() -> Iterable[str]:
+    """Names of the registered degradations."""
+    from ..resampling.degradation import MODELS
+
+    return MODELS
+
+
+def upsamplers() -> Iterable[str]:
+    """Names of the registered upsamplers."""
+    from ..resampling.upsamplers import METHODS
+
+    return METHODS
+
+
+def image_formats() -> Iterable[str]:
+    """Suffixes of the registered file formats, without their first dot."""
+    from ..io import FORMATS
+
+    return [suffix.removeprefix(".") for suffix in FORMATS]
