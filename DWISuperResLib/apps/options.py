@@ -273,16 +273,16 @@ def map_options() -> Iterable[type]:
 
 def degradations() -> Iterable[str]:
     """Names of the registered degradations."""
-    from ..resampling.degradation import MODELS
+    from ..resampling.degradation import DEGRADATIONS
 
-    return MODELS
+    return DEGRADATIONS
 
 
 def upsamplers() -> Iterable[str]:
     """Names of the registered upsamplers."""
-    from ..resampling.upsamplers import METHODS
+    from ..resampling.upsamplers import UPSAMPLERS
 
-    return METHODS
+    return UPSAMPLERS
 
 
 def image_formats() -> Iterable[str]:

@@ -247,7 +247,7 @@ def tell_slice_axis(dwi: DWI, axis: int | str | None, report: Reporter) -> None:
     """Say which axis the slices are taken to lie along, where neither the header nor the user does."""
     from ..resampling.grid import AXIS_NAMES, slice_axis, slice_axis_is_assumed
 
-    if slice_axis_is_assumed(dwi, axis):
+    if axis is None and slice_axis_is_assumed(dwi):
         report.status(f"Slice axis {AXIS_NAMES[slice_axis(dwi)]}, assumed: the header does not tell it, --axis does")
 
 

@@ -191,11 +191,3 @@ def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("referenc
             f"The {names[0]} and the {names[1]} lie up to {shift:.3g} mm apart; both must lie on the same grid, "
             "so check their orientation headers or resample one of them."
         )
-
-
-def slice_axis_is_assumed(dwi: DWI, axis: int | str | None = None) -> bool:
-    """True where `slice_axis` can only guess: nothing is set, no spacing stands out and the file names no axis."""
-    if axis is not None or dwi.acquisition_axis is not None:
-        return False
-    second, largest = np.sort(dwi.voxel_sizes)[-2:]
-    return bool(largest <= 1.1 * second)
