@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -18,25 +18,6 @@ from ..progress import Reporter, open_standard_streams, reporter
 from .options import parse
 
 PROGRAM = "dwi-superres"
-COMMANDS = {
-    "run": "scans:Run",
-    "maps": "scans:Maps",
-    "compare": "scans:Compare",
-    "degrade": "scans:Degrade",
-    "evaluate": "experiments:Evaluate",
-    "train": "experiments:Train",
-    "study layers": "experiments:LayerStudy",
-    "study untrained": "experiments:UntrainedStudy",
-    "study metrics": "experiments:MetricStudy",
-    "checkpoints list": "checkpoints:List",
-    "checkpoints info": "checkpoints:Info",
-    "checkpoints import": "checkpoints:Import",
-    "demo": "experiments:Demo",
-}
-"""Where each command is declared: a module of this room and a class, a dataclass that runs when it is called.
-
-Its fields are the arguments, its docstring begins with what it does, `example` shows how it is used.
-"""
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -78,42 +59,76 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: list[str]) -> Any:
     """The command that was asked for, its arguments read; None once the overview was shown."""
-    name = next((name for name in (" ".join(argv[:2]), *argv[:1]) if name in COMMANDS), None)
-    if name is not None:
-        kind = _declared(name)
-        description = f"{_summary(kind)}.\n\nexample:\n  {PROGRAM} {kind.example}"
-        return parse(kind, argv[len(name.split()) :], f"{PROGRAM} {name}", description)
-    group = argv[0] if argv and any(command.startswith(f"{argv[0]} ") for command in COMMANDS) else ""
+    group = argv[0] if argv and argv[0] in GROUPS else ""
+    declared = GROUPS[group]() if group else COMMANDS
     asked = argv[1:] if group else argv
-    if asked[:1] == ["--version"] and not group:
+    if asked and asked[0] in declared:
+        kind = _declared(declared[asked[0]])
+        description = f"{_summary(kind)}.\n\nexample:\n  {PROGRAM} {kind.example}"
+        return parse(kind, asked[1:], " ".join([PROGRAM, *argv[: len(argv) - len(asked) + 1]]), description)
+    if argv[:1] == ["--version"]:
         print(f"{PROGRAM} {__version__}")
         return None
-    offered = [command for command in COMMANDS if command.startswith(f"{group} " if group else "")]
     if asked and asked[0] in ("-h", "--help"):
-        print(_overview(group, offered))
+        print(_overview(group, declared))
         return None
-    wanted = f"There is no command {' '.join([group, *asked[:1]]).strip()!r}" if asked else "A command is missing"
+    wanted = f"There is no command {' '.join(argv[: 2 if group else 1])!r}" if asked else "A command is missing"
     raise InputError(
-        f"{wanted}; expected one of {', '.join(offered)}; see {' '.join([PROGRAM, group]).strip()} --help."
+        f"{wanted}; expected one of {', '.join([*declared, *(() if group else GROUPS)])}; "
+        f"see {' '.join([PROGRAM, group]).strip()} --help."
     )
 
 
-def _declared(name: str) -> Any:
-    module, kind = COMMANDS[name].split(":")
-    return getattr(import_module(f".{module}", __package__), kind)
+def _studies() -> dict[str, str]:
+    from ..studies import STUDIES
+
+    return {name: f"studies:study_command:{name}" for name in STUDIES}
+
+
+COMMANDS = {
+    "run": "scans:Run",
+    "maps": "scans:Maps",
+    "compare": "scans:Compare",
+    "degrade": "scans:Degrade",
+    "evaluate": "experiments:Evaluate",
+    "train": "experiments:Train",
+    "demo": "experiments:Demo",
+}
+"""Where each command is declared: a module of this room and a class, a dataclass that runs when it is called.
+
+Its fields are the arguments, its docstring begins with what it does, `example` shows how it is used.
+"""
+GROUPS: dict[str, Callable[[], dict[str, str]]] = {
+    "checkpoints": lambda: {
+        "list": "checkpoints:List",
+        "info": "checkpoints:Info",
+        "import": "checkpoints:Import",
+    },
+    "study": _studies,
+}
+"""Commands of two words, read when the first is given; a function that makes the class is followed by its argument."""
+
+
+def _declared(place: str) -> Any:
+    module, name, *arguments = place.split(":")
+    found = getattr(import_module(f".{module}", __package__), name)
+    return found(*arguments) if arguments else found
 
 
 def _summary(kind: type) -> str:
     return (kind.__doc__ or "").split("\n")[0].rstrip(".")
 
 
-def _overview(group: str, offered: Sequence[str]) -> str:
+def _overview(group: str, declared: Mapping[str, str]) -> str:
+    commands = {name: _summary(_declared(place)) for name, place in declared.items()}
+    if not group:
+        commands |= {name: f"see {PROGRAM} {name} --help" for name in GROUPS}
     lines = [
-        f"usage: {PROGRAM} {group or 'COMMAND'} ... [--help]",
+        f"usage: {' '.join([PROGRAM, group]).strip()} COMMAND ... [--help]",
         "",
         "Super-resolve diffusion-weighted MRI, and see what that did to the microstructure.",
         "",
-        *(f"  {command:20}{_summary(_declared(command))}" for command in offered),
+        *(f"  {name:14}{summary}" for name, summary in commands.items()),
         "",
         "Scans are NIfTI with .bval and .bvec beside them, or NRRD; both for input and output.",
         f"{PROGRAM} COMMAND --help says more; {PROGRAM} --version tells the version.",

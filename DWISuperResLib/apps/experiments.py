@@ -1,13 +1,11 @@
-"""Commands that measure and train: evaluate, train, study, demo. Thin, as `scans` is."""
+"""Commands that measure and train: evaluate, train, demo. Thin, as `scans` is."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
-from ..errors import InputError
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
 from .options import Common, Writing, argument, degradations, names_of, option, positive, seed, upsamplers
@@ -54,7 +52,7 @@ class Evaluate(Writing):
                 dwi,
                 self.scale,
                 self.checkpoint,
-                methods=self.methods or tuple(upsamplers()),
+                methods=self.methods,
                 model=self.degradation,
                 snr=self.snr,
                 seed=self.seed,
@@ -111,111 +109,6 @@ class Train(Common):
 
         checkpoint = train_from_file(self.config, self.overrides)
         report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))
-
-
-def number_or_none(text: str) -> float | None:
-    """Parser of a noise level, `none` for no noise."""
-    return None if text.lower() == "none" else positive(text)
-
-
-def pair(text: str) -> tuple[str, str]:
-    """Parser of NAME=VALUE."""
-    name, _, value = text.partition("=")
-    if not (name and value):
-        raise ValueError(f"{text!r} is not of the form NAME=FILE")
-    return name, value
-
-
-@dataclass(frozen=True, kw_only=True)
-class Study(Common):
-    """What every study takes; an option that is not given has the study's own default."""
-
-    cancelled: ClassVar[str] = "Cancelled; the study goes on from here when started again."
-    function: ClassVar[str]
-    data: tuple[str, ...] = argument("DWI files, folders searched for them, or patterns")
-    output: Path = option("study folder; resumed if it exists", metavar="DIR")
-    seed: int | None = option("default: 42", None, parse=seed)
-
-    def __call__(self, report: Reporter) -> None:
-        """Run what is not done yet."""
-        if not self.data:
-            raise InputError("There are no scans; name DWI files, folders or patterns before the options.")
-        report.status("Loading PyTorch")
-        module, name = self.function.split(":")
-        run = getattr(import_module(f"..studies.{module}", __package__), name)
-        common = {each.name for each in fields(Common)} | {"data", "output"}
-        given = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in common}
-        if given.get("weights") and not isinstance(given["weights"], str):
-            given["weights"] = dict(given["weights"])
-        page = run(
-            list(self.data), self.output, progress=report,
-            **{name: value for name, value in given.items() if value not in (None, False)},
-        )  # fmt: skip
-        report.result(f"Wrote {page}", report=str(page))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingStudy(Study):
-    """What studies take that train networks."""
-
-    held_out: tuple[str, ...] | None = option("scans to test on (default: a fifth)", None, metavar="SCAN")
-    subject: str | None = option("tells subjects apart by their path", None, metavar="REGEX")
-    minutes: float | None = option("time to spend (default: 60)", None, parse=positive)
-    steps: int | None = option("training steps of a run instead", None)
-    patch: int | None = option("side of a training patch (default: 64)", None, metavar="PX")
-    batch: int | None = option("patches in a batch (default: 4)", None)
-    test_slices: int | None = option("slices of each held-out scan", None)
-    accelerator: str | None = option("default: auto", None, metavar="auto|cpu|gpu|mps")
-
-    def __call__(self, report: Reporter) -> None:
-        """Run what is not done yet."""
-        if self.minutes is not None and self.steps is not None:
-            raise InputError("--minutes and --steps exclude one another; leave one out.")
-        super().__call__(report)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LayerStudy(TrainingStudy):
-    """Find which VGG layers of a feature loss bring grid artefacts."""
-
-    example: ClassVar[str] = "study layers scans/*.nii.gz --output layers"
-    function: ClassVar[str] = "layers:run_layer_study"
-    losses: tuple[str, ...] | None = option("some of L1, Feat0 to Feat4, abl0 to abl3", None, metavar="LOSS")
-    weights: str | None = option("of VGG16 (default: torchvision)", None, metavar="torchvision|FILE")
-    snr: tuple[float | None, ...] | None = option(
-        "noise levels (default: none 15 8)", None, metavar="none|SNR", parse=number_or_none, many=True
-    )
-    model: str | None = option("default: kspace", None, choices=degradations)
-
-
-@dataclass(frozen=True, kw_only=True)
-class UntrainedStudy(TrainingStudy):
-    """Denoise with untrained feature losses beside the usual ones."""
-
-    example: ClassVar[str] = "study untrained scans/*.nii.gz --output untrained"
-    function: ClassVar[str] = "untrained:run_untrained_study"
-    noise: tuple[float, ...] | None = option(
-        "Rician noise in percent of the mean b0 signal (default: 1 5 10 20)", None, metavar="PERCENT"
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class MetricStudy(Study):
-    """Rank image metrics by how well they follow the error of FA and QA."""
-
-    example: ClassVar[str] = "study metrics scans/*.nii.gz --output metrics"
-    function: ClassVar[str] = "metrics:run_metric_study"
-    scales: tuple[int, ...] | None = option("in-plane factors (default: 2 3)", None, metavar="N")
-    snr: tuple[float, ...] | None = option("noise levels (default: 20 10)", None)
-    checkpoints: tuple[str, ...] | None = option("networks (default: all that ship)", None, metavar="NAME|FILE")
-    distances: tuple[str, ...] | None = option("deep distances (default: all at hand)", None, metavar="NAME")
-    weights: tuple[tuple[str, str], ...] | None = option(
-        "weights of a distance, or NAME=untrained", None, metavar="NAME=FILE", parse=pair, many=True
-    )
-    download: bool = option("fetch trained weights that are not at hand", False)
-    readers: str | None = option("scores of human readers: scan, version, reader, score", None, metavar="CSV")
-    slices: int | None = option("slices of each scan (default: 6)", None)
-    keep_images: bool = option("write every version, for readers", False)
 
 
 def changed(options: InferenceOptions) -> dict[str, Any]:

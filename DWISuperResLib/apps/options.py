@@ -1,7 +1,8 @@
 """What commands are declared with: frozen dataclasses whose fields carry their help; `parse` makes flags of them.
 
 A field's name is its flag, its type what is accepted, its default the default. The dataclasses of other rooms that are
-declared alike (`InferenceOptions`, the options of the map models) become flags when a command has one as a field.
+declared alike (`InferenceOptions`, the options of the map models and of the studies) become flags when a command has
+one as a field; a field without a help text is not a flag.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, make_dataclass
-from typing import Annotated, Any, ClassVar, TypeVar, get_type_hints
+from types import NoneType, UnionType
+from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from ..errors import InputError
 
@@ -27,7 +29,6 @@ def option(
     metavar: str | None = None,
     choices: Callable[[], Iterable[str]] | None = None,
     parse: Callable[[str], Any] | None = None,
-    many: bool = False,
 ) -> Any:
     """A flag.
 
@@ -43,11 +44,8 @@ def option(
         The names to choose from, read from their registry when the command is parsed.
     parse : callable, optional
         Makes the value from its text; raises ValueError with what was expected.
-    many : bool
-        `parse` makes one of several values, which are a tuple.
     """
-    about = {"help": help, "metavar": metavar, "choices": choices, "parse": parse, "many": many}
-    return field(default=default, metadata=about)
+    return field(default=default, metadata={"help": help, "metavar": metavar, "choices": choices, "parse": parse})
 
 
 def argument(help: str, default: Any = MISSING) -> Any:
@@ -133,20 +131,26 @@ def parse(command: type[Command], arguments: Sequence[str], prog: str, descripti
     return _plain(command, parsed)
 
 
-def _typed(kind: type) -> type:
+def _typed(kind: type, positional: Sequence[str] = ()) -> type:
     """The dataclass with tyro's annotations in place of ours."""
     hints = get_type_hints(kind)
     entries: list[Any] = []
-    for each in fields(kind):
+    for each in _flags(kind):
         if kinds := each.metadata.get("kinds"):
             for inner in map(_typed, kinds()):
                 entries.append((_group(inner), inner, field(default_factory=inner)))
         elif is_dataclass(hints[each.name]):
-            inner = _typed(hints[each.name])
-            entries.append((each.name, inner, field(default_factory=inner)))
+            inner = _typed(hints[each.name], each.metadata.get("positional", ()))
+            required = any(part.default is MISSING and part.default_factory is MISSING for part in fields(inner))
+            entries.append((each.name, inner, field() if required else field(default_factory=inner)))
         else:
-            entries.append((each.name, _annotated(hints[each.name], each), field(default=each.default)))
+            kept = field(default=each.default, default_factory=each.default_factory)
+            entries.append((each.name, _annotated(hints[each.name], each, each.name in positional), kept))
     return make_dataclass(kind.__name__, entries, frozen=True, kw_only=True, namespace={"__doc__": ""})
+
+
+def _flags(kind: Any) -> list[Field]:
+    return [each for each in fields(kind) if each.metadata.get("help") != ""]
 
 
 def _group(kind: type) -> str:
@@ -154,12 +158,12 @@ def _group(kind: type) -> str:
     return kind.__name__.removesuffix("Options").lower()
 
 
-def _annotated(kind: Any, each: Field) -> Any:
+def _annotated(kind: Any, each: Field, positional: bool) -> Any:
     import tyro
 
-    about = {"metavar": None, "choices": None, "parse": None, "positional": False, "many": False, **each.metadata}
+    about = {"metavar": None, "choices": None, "parse": None, "positional": positional, **each.metadata}
     default, text = each.default, about["help"]
-    shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     told = shown in (None, False, "", MISSING) or "(default" in text
     known = tuple(about["choices"]()) if about["choices"] else ()
     extra: list[Any] = [
@@ -169,20 +173,59 @@ def _annotated(kind: Any, each: Field) -> Any:
             help_behavior_hint="" if told else f"(default: {shown})",
         )
     ]
+    each_kind = kind
     if about["positional"]:
         kind = tyro.conf.Positional[kind]  # type: ignore[misc]
     convert = about["parse"] or (_one_of(known) if known else None)
-    if convert:
+    read = (lambda texts: convert(texts[0])) if convert else _reader_of_several(each_kind)
+    if read:
         extra.append(
             tyro.constructors.PrimitiveConstructorSpec(
-                nargs="*" if about["many"] else 1,
+                nargs=1 if convert else "*",
                 metavar="",
-                instance_from_str=lambda texts: tuple(map(convert, texts)) if about["many"] else convert(texts[0]),
+                instance_from_str=read,
                 is_instance=lambda value: True,
                 str_from_instance=lambda value: [str(value)],
             )
         )
     return Annotated[(kind, *extra)]  # type: ignore[return-value]
+
+
+def _reader_of_several(kind: Any) -> Callable[[list[str]], Any] | None:
+    """What makes a value of a kind that holds several, from several texts; None for other kinds."""
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if any(get_origin(each) is Mapping for each in kinds):
+        return lambda texts: dict(map(_pair, texts))
+    element = next((get_args(each)[0] for each in kinds if get_origin(each) in (Sequence, tuple)), None)
+    if element is None:
+        return None
+    number = next((each for each in kinds if each in (int, float)), None)  # in place of a sequence
+
+    def read(texts: list[str]) -> Any:
+        if number is not None and len(texts) == 1:
+            with contextlib.suppress(ValueError):
+                return number(texts[0])
+        return tuple(_value(element, text) for text in texts)
+
+    return read
+
+
+def _value(kind: Any, text: str) -> Any:
+    kinds = get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,)
+    if NoneType in kinds and text.lower() == "none":
+        return None
+    for each in kinds:
+        with contextlib.suppress(ValueError):
+            if each is not NoneType:
+                return each(text)
+    raise ValueError(f"{text!r} is not of the kind {' or '.join(getattr(each, '__name__', 'none') for each in kinds)}")
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not (name and value):
+        raise ValueError(f"{text!r} is not of the form NAME=VALUE")
+    return name, value
 
 
 def _one_of(known: Sequence[str]) -> Callable[[str], str]:
@@ -198,7 +241,7 @@ def _plain(kind: type[Command], parsed: Any) -> Command:
     """The dataclass as it was declared, so that its own checks run and its errors are told as they are."""
     hints = get_type_hints(kind)
     values: dict[str, Any] = {}
-    for each in fields(kind):  # type: ignore[arg-type]
+    for each in _flags(kind):
         if kinds := each.metadata.get("kinds"):
             values[each.name] = {}
             for inner in kinds():
