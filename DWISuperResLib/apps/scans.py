@@ -113,7 +113,7 @@ class Run(Writing):
         else:
             result = super_resolve(dwi, checkpoint, self.scale, **options)
         report(0.95, "Checking the result")
-        return result, deviation, warnings(dwi, result, checkpoint.card, self.scale, deviation, self.inference.axis)
+        return result, deviation, warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,23 +170,20 @@ class Compare(Writing):
 
         with output_directory(self.outdir, self.overwrite) as folder:
             reference, test = read(self.reference, report), read(self.test, report)
-            from ..evaluation.compare import compare
             from ..evaluation.report import write_comparison_report
 
             mask = read_mask(self.mask, reference)
             report(0.2, "Fitting and comparing maps")
-            comparison = compare(reference, test, self.maps, mask=mask, fit=self.fit)
-            report(0.6, "Writing")
+            evaluation = write_comparison_report(
+                reference, test, folder / "report.html", maps=self.maps, mask=mask, fit=self.fit,
+                run={"reference": self.reference, "test": self.test},
+            )  # fmt: skip
+            report(0.9, "Writing")
+            comparison = evaluation.comparison(self.maps)
             for kind in ("reference", "test", "difference"):
                 for name, values in getattr(comparison, kind).items():
                     write_image(values, comparison.affine, folder / f"{name}_{kind}.{self.format}")
-            columns = list(comparison.statistics[0])
-            rows = [columns, *([str(row[column]) for column in columns] for row in comparison.statistics)]
-            (folder / "statistics.tsv").write_text("".join("\t".join(row) + "\n" for row in rows), encoding="utf-8")
-            write_comparison_report(
-                reference, test, folder / "report.html",
-                mask=comparison.mask, fit=self.fit, run={"reference": self.reference, "test": self.test},
-            )  # fmt: skip
+            (folder / "statistics.tsv").write_text(comparison.as_tsv(), encoding="utf-8")
         page, statistics = self.outdir / "report.html", self.outdir / "statistics.tsv"
         report(1.0, "Done")
         report.result(
