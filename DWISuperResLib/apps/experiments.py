@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
@@ -60,7 +60,7 @@ class Evaluate(Writing):
                 fit=self.fit,
                 distances=None if self.distances is None else tuple(self.distances.lower().split(",")),
                 progress=report.part(0, 0.9),
-                **changed(self.inference),
+                **asdict(self.inference),
             )
             report(0.9, "Writing")
             evaluation.write_scores(folder)
@@ -88,7 +88,7 @@ class Demo(Writing):
 
         page = demo(
             self.input, self.output, scale=self.scale, checkpoint=self.checkpoint, overwrite=self.overwrite,
-            progress=report, **changed(self.inference),
+            progress=report, **asdict(self.inference),
         )  # fmt: skip
         report.result(f"Open {page.resolve().as_uri()}", report=str(page))
 
@@ -109,9 +109,3 @@ class Train(Common):
 
         checkpoint = train_from_file(self.config, self.overrides)
         report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))
-
-
-def changed(options: InferenceOptions) -> dict[str, Any]:
-    """The options that differ from their defaults, as arguments."""
-    values = {each.name: (getattr(options, each.name), each.default) for each in fields(options)}
-    return {name: value for name, (value, default) in values.items() if value != default}

@@ -311,7 +311,7 @@ def map_options() -> Iterable[type]:
     """The options of the registered map models."""
     from ..microstructure import map_models
 
-    return [model.options for model in map_models()]
+    return dict.fromkeys(model.options for model in map_models() if fields(model.options))
 
 
 def degradations() -> Iterable[str]:

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..dwi import DWI
 from ..errors import Cancelled, InputError
+from ..inference.options import InferenceOptions
 from ..metrics import residual_spectrum
 from ..provenance import signal_hash, versions
 from ..resampling.degradation import degrade
@@ -157,17 +158,13 @@ def evaluate(
     model: str = "kspace",
     snr: float | None = None,
     seed: int = 0,
-    axis: int | str | None = None,
     mask: NDArray[np.bool_] | None = None,
     fit: str = "wls",
     distances: Sequence[str] | None = None,
-    device: str = "auto",
-    precision: str = "auto",
-    ensemble: bool = False,
-    consistent: bool = False,
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
     keep: Callable[[str, DWI], None] | None = None,
+    **options: Any,
 ) -> Evaluation:
     """Degrade a scan, super-resolve it with every method, and measure how close each comes to the original.
 
@@ -182,7 +179,7 @@ def evaluate(
         Shipped names or files; may be empty.
     methods : sequence of str, optional
         Classical interpolations; all of `UPSAMPLERS` by default.
-    model, snr, seed, axis
+    model, snr, seed
         Of the degradation, see `degradation.degrade`.
     mask : array of bool, shape (X, Y, Z), optional
         Region that is measured; `microstructure.brain_mask` of the reference by default.
@@ -192,12 +189,12 @@ def evaluate(
         Deep feature distances, see `metrics.deep.DISTANCES`; by default all that `metrics.deep.available_distances`
         names, or none where a slice is smaller than they take. On a few slices of a few weighted volumes; the
         conditions say with which weights.
-    device, precision, ensemble, consistent
-        See `inference.predict.super_resolve`.
     progress : callable (fraction, message), optional
     cancel : callable () -> bool, optional
     keep : callable (kind, DWI), optional
         Is handed each scan on the reference's grid before it is dropped, with its kind ("interpolation", "checkpoint").
+    **options
+        Fields of `inference.options.InferenceOptions`; `axis` also of the degradation.
 
     Raises
     ------
@@ -207,7 +204,8 @@ def evaluate(
         If `cancel` returned True.
     """
     methods = tuple(UPSAMPLERS) if methods is None else methods
-    axis = slice_axis(dwi, axis)
+    inference = InferenceOptions(**options)
+    axis = slice_axis(dwi, inference.axis)
     asked = Scale.parse(scale, dwi, axis)
     if max(asked.factors) == 1 or not (methods or checkpoints):
         raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
@@ -247,8 +245,8 @@ def evaluate(
         label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
         up = super_resolve(
-            low, checkpoint, back, device=device, precision=precision, axis=axis, ensemble=ensemble,
-            consistent=consistent, progress=lambda part, message: report(part / 2, message), cancel=cancel,
+            low, checkpoint, back, progress=lambda part, message: report(part / 2, message), cancel=cancel,
+            **{**asdict(inference), "axis": axis},
         )  # fmt: skip
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
         checks[label] = self_checks(low, up, checkpoint.card, axis=axis)
@@ -258,7 +256,7 @@ def evaluate(
     conditions: dict[str, Any] = {"task": "degrade and compare", "scale": str(scale), "degradation": degradation}
     conditions["factors along the voxel axes"] = str(asked)
     if checkpoints:
-        conditions |= {"device": device, "precision": precision, "ensemble": ensemble, "consistent": consistent}
+        conditions |= {name: value for name, value in asdict(inference).items() if name != "axis"}
         conditions["trained on"] = trained_on
     conditions["region"] = "brain mask of the reference" if mask is None else "given mask"
     conditions["seconds"] = round(time.perf_counter() - started, 1)

@@ -8,6 +8,7 @@ Written once on the array API standard, for arrays of NumPy and of torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cache
@@ -180,8 +181,11 @@ class GQIOptions:
     )
 
     def __post_init__(self) -> None:
-        if isinstance(self.qa_scale, str) and self.qa_scale not in ("dsi-studio", "dipy"):
-            raise InputError(f"The QA scale is {self.qa_scale!r}; expected 'dsi-studio', 'dipy', a number or None.")
+        scale = self.qa_scale
+        if scale is None or scale in ("dsi-studio", "dipy"):
+            return
+        if isinstance(scale, str) or not 0 < scale < math.inf:
+            raise InputError(f"The QA scale is {scale!r}; expected 'dsi-studio', 'dipy', a number above 0 or None.")
 
 
 def _fit(

@@ -193,8 +193,14 @@ def test_a_registered_upsampler_degradation_and_map_are_found_in_the_help(monkey
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.setitem(UPSAMPLERS, "toy-upsampler", UPSAMPLERS["linear"])
     monkeypatch.setitem(DEGRADATIONS, "toy-degradation", DEGRADATIONS["area"])
-    model = microstructure.MapModel("toy", (microstructure.MapInfo("toymap", "T", "toy"),), ToyOptions, lambda *_: None)
-    monkeypatch.setattr(microstructure.models, "_MODELS", {**microstructure.models._MODELS, "toy": model})
+    info = microstructure.MapInfo("toymap", "T", "toy")
+    model = microstructure.MapModel("toy", (info,), fit=lambda *_: None, options=ToyOptions)
+    without = [microstructure.MapModel(name, (), fit=lambda *_: None) for name in ("first", "second")]
+    monkeypatch.setattr(
+        microstructure.models,
+        "_MODELS",
+        microstructure.models._MODELS | {each.name: each for each in (model, *without)},
+    )
     for command, words in (
         ("run", ["toy-upsampler"]),
         ("evaluate", ["toy-upsampler", "toy-degradation"]),
