@@ -78,7 +78,7 @@ class LayerOptions(TrainingOptions):
     snr : sequence of float or None
         Noise levels: Rician noise is added to every scan, before the resolution is lowered, at this SNR of the
         foreground's b0; None leaves scans as acquired. Tests compare with the scan as acquired.
-    model : str
+    degradation : str
         Degradation.
     architecture, arguments
         The network; it must serve x2 and x3.
@@ -94,7 +94,7 @@ class LayerOptions(TrainingOptions):
     losses: Sequence[str] = option(tuple(LOSSES), "some of L1, Feat0 to Feat4, abl0 to abl3")
     weights: str = option("torchvision", "of VGG16: torchvision, or a file")
     snr: Sequence[float | None] = option((None, 15.0, 8.0), "noise levels; none leaves scans as acquired")
-    model: str = option("kspace", "degradation")
+    degradation: str = option("kspace", "what lowers the resolution")
     architecture: str = option("sr_unet")
     arguments: Mapping[str, Any] = option(lambda: dict(NETWORK))
     test_slices: int = option(12, "slices of each held-out scan, where the brain is largest")
@@ -157,7 +157,7 @@ def run_layer_study(options: LayerOptions, *, progress: Progress | None = None, 
         level, scale = run.facts["snr"], run.facts["scale"]
         images = output / "images"
         return with_mean(
-            [score_case(case, level, scale, options.model, options.seed, checkpoint, images) for case in cases]
+            [score_case(case, level, scale, options.degradation, options.seed, checkpoint, images) for case in cases]
         )
 
     baseline = _baseline(options, cases)
@@ -186,7 +186,7 @@ def _configuration(
         steps,
         scales=[scale],
         network={"architecture": options.architecture, "arguments": dict(options.arguments)},
-        degradation={"models": {options.model: 1.0}},
+        degradation={"models": {options.degradation: 1.0}},
         loss=[dict(term) for term in loss],
         schedule={"clip": None},
     )
@@ -307,7 +307,7 @@ def _baseline(options: LayerOptions, cases: Sequence[Case]) -> list[Row]:
         rows: list[Row] = []
         for level, scale in [*((level, 2) for level in options.snr), (options.snr[0], 3)]:
             facts = {"loss": "sinc", "snr": level, "scale": scale, "taps": "interpolation"}
-            found = [score_case(case, level, scale, options.model, options.seed, None, images) for case in cases]
+            found = [score_case(case, level, scale, options.degradation, options.seed, None, images) for case in cases]
             rows += [{**facts, **row} for row in with_mean(found)]
         path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return json.loads(path.read_text(encoding="utf-8"))
