@@ -2,19 +2,25 @@
 
 ODF(u) = sum_i S_i sinc(L sqrt(6 D b_i) g_i·u). QA = max - min and ISO = min over the directions u: the largest value is
 a peak by itself, so no peaks are searched. Opposite directions have equal ODF: half a sphere is enough.
+
+Written once on the array API standard, for arrays of NumPy and of torch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from functools import cache
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import Tensor
 
 from ..dwi import B0_THRESHOLD, shells
 from ..errors import InputError
+from ..resources import RESOURCES
+from .arrays import Array, constant, namespace
+from .models import MapInfo, MapModel, register_map_model
 
 SAMPLING_LENGTH = 1.25
 """Mean diffusion distance ratio L: DSI Studio's default."""
@@ -24,11 +30,12 @@ SIX_WATER_DIFFUSIVITY = 0.01506
 
 @cache
 def repulsion_half_sphere() -> NDArray[np.float64]:
-    """(362, 3) directions, one of each opposite pair of DIPY's `repulsion724`."""
-    from dipy.data import get_sphere
+    """(362, 3) directions, one of each opposite pair of DIPY's `repulsion724`.
 
-    vertices = get_sphere(name="repulsion724").vertices
-    return _one_of_each_pair(vertices)
+    >>> repulsion_half_sphere().shape
+    (362, 3)
+    """
+    return np.load(RESOURCES / "Microstructure" / "repulsion724_half.npy", allow_pickle=False)
 
 
 @cache
@@ -37,6 +44,9 @@ def geodesic_half_sphere(fold: int) -> NDArray[np.float64]:
 
     DSI Studio's spheres are of this kind (fold 8: 321 directions for the ODF, fold 6: 181 to balance shells); the
     points inside its faces are placed slightly differently.
+
+    >>> geodesic_half_sphere(8).shape
+    (321, 3)
     """
     ring = 0.4 * np.pi * np.arange(5)
     upper = np.stack([2 * np.cos(ring), 2 * np.sin(ring), np.ones(5)], 1) / 5**0.5
@@ -53,16 +63,17 @@ def geodesic_half_sphere(fold: int) -> NDArray[np.float64]:
     points = np.concatenate([shares @ corners[list(face)] for face in faces])
     points /= np.linalg.norm(points, axis=1, keepdims=True)
     _, first = np.unique(points.round(9) + 0.0, axis=0, return_index=True)
-    return _one_of_each_pair(points[np.sort(first)])
-
-
-def _one_of_each_pair(vertices: NDArray[np.float64]) -> NDArray[np.float64]:
-    nearest = np.argmin(vertices @ vertices.T, axis=1)
-    return vertices[np.arange(len(vertices)) < nearest]
+    points = points[np.sort(first)]
+    opposite = np.argmin(points @ points.T, axis=1)
+    return points[np.arange(len(points)) < opposite]
 
 
 def kernel(bvals: ArrayLike, bvecs: ArrayLike, directions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(H, N) matrix from signals to the ODF along `directions` (H, 3)."""
+    """(H, N) matrix from signals to the ODF along `directions` (H, 3).
+
+    >>> kernel([0.0, 1000.0], [[0, 0, 0], [0, 0, 1]], np.array([[1.0, 0, 0]]))
+    array([[1., 1.]])
+    """
     q = np.asarray(bvecs) * np.sqrt(np.asarray(bvals) * SIX_WATER_DIFFUSIVITY)[:, None] * SAMPLING_LENGTH
     return np.sinc(directions @ q.T / np.pi)
 
@@ -112,32 +123,102 @@ class GQI:
         voxels with negative ISO are zero in all maps.
     gfa : bool
         Whether to compute GFA too, which takes half as long again.
+
+    Raises
+    ------
+    InputError
+        If no volume is diffusion-weighted.
     """
 
-    def __init__(self, bvals: ArrayLike, bvecs: ArrayLike, *, balance_shells: bool = False, gfa: bool = True):
+    def __init__(self, bvals: ArrayLike, bvecs: ArrayLike, *, balance_shells: bool = False, gfa: bool = True) -> None:
         if not (np.asarray(bvals) > B0_THRESHOLD).any():
             raise InputError("GQI needs diffusion-weighted volumes, but every b-value is at most 50 s/mm².")
         matrix = balanced_kernel(bvals, bvecs) if balance_shells else kernel(bvals, bvecs, repulsion_half_sphere())
         mean = matrix.mean(0)
         # The isotropic part, nearly all of the ODF, is kept apart: QA then keeps float32's digits where it is small.
-        self._anisotropic = torch.from_numpy((matrix - mean).astype(np.float32))
-        self._isotropic = torch.from_numpy(mean.astype(np.float32))
+        self._anisotropic = (matrix - mean).astype(np.float32)
+        self._isotropic = mean.astype(np.float32)
         self._zero_negative = balance_shells
         self._gfa = gfa
         # GFA's count: the whole sphere in DIPY, the half in DSI Studio.
         self._count = len(matrix) if balance_shells else 2 * len(matrix)
 
-    def __call__(self, signal: Tensor) -> dict[str, Tensor]:
+    def __call__(self, signal: Array) -> dict[str, Array]:
         """Maps (V,) "qa", "iso" (in units of the signal) and "gfa" of signals (N, V) float32."""
-        odf = self._anisotropic @ signal
-        mean = self._isotropic @ signal
-        smallest, largest = odf.amin(0), odf.amax(0)  # 15 times faster than aminmax, which is not vectorised
+        xp = namespace(signal)
+        odf = constant(self._anisotropic, signal) @ signal
+        mean = constant(self._isotropic, signal) @ signal
+        smallest, largest = xp.min(odf, axis=0), xp.max(odf, axis=0)
         maps = {"qa": largest - smallest, "iso": smallest + mean}
         if self._gfa:
-            variance = (odf**2).mean(0)
-            power = (variance + mean**2).clamp_min(torch.finfo(torch.float32).tiny)
-            maps["gfa"] = (self._count / (self._count - 1) * variance / power).sqrt()
+            variance = xp.mean(odf * odf, axis=0)
+            power = xp.maximum(variance + mean * mean, xp.finfo(odf.dtype).smallest_normal)
+            maps["gfa"] = xp.sqrt(self._count / (self._count - 1) * variance / power)
         if self._zero_negative:
             negative = maps["iso"] < 0
-            maps = {name: values.masked_fill(negative, 0) for name, values in maps.items()}
+            maps = {name: xp.where(negative, xp.zeros_like(values), values) for name, values in maps.items()}
         return maps
+
+
+@dataclass(frozen=True)
+class GQIOptions:
+    """How GQI's maps are computed.
+
+    Attributes
+    ----------
+    balance_shells : bool
+        QA, ISO and GFA as DSI Studio computes them; see `GQI`.
+    qa_scale : float or {"dsi-studio", "dipy"}, optional
+        Factor for QA and ISO, which by default have the signal's unit. "dsi-studio": the largest QA in the mask
+        becomes 1. "dipy": the largest ODF value becomes 1 (`peaks_from_model`). A number: give two scans the same
+        one to compare them, as `compare` does.
+    """
+
+    balance_shells: bool = field(default=False, metadata={"help": "QA, ISO and GFA as DSI Studio computes them"})
+    qa_scale: float | Literal["dsi-studio", "dipy"] | None = field(
+        default=None, metadata={"help": "factor for QA and ISO: a number, dsi-studio (largest QA 1) or dipy"}
+    )
+
+    def __post_init__(self) -> None:
+        if isinstance(self.qa_scale, str) and self.qa_scale not in ("dsi-studio", "dipy"):
+            raise InputError(f"The QA scale is {self.qa_scale!r}; expected 'dsi-studio', 'dipy', a number or None.")
+
+
+def _fit(
+    bvals: NDArray[np.float64], bvecs: NDArray[np.float64], wanted: frozenset[str], options: GQIOptions
+) -> Callable[[Array], dict[str, Array]]:
+    return GQI(bvals, bvecs, balance_shells=options.balance_shells, gfa="gfa" in wanted)
+
+
+def _needed_to_scale(wanted: frozenset[str], options: GQIOptions) -> frozenset[str]:
+    """The largest QA or ODF value of the whole scan is known from both of these maps."""
+    both = frozenset({"qa", "iso"})
+    return both if isinstance(options.qa_scale, str) and wanted & both else frozenset()
+
+
+def _scale_qa(maps: dict[str, NDArray[np.float32]], options: GQIOptions) -> None:
+    scaled = {"qa", "iso"} & set(maps)
+    factor = options.qa_scale
+    if factor is None or not scaled:
+        return
+    if isinstance(factor, str):
+        largest = float((maps["qa"] if factor == "dsi-studio" else maps["qa"] + maps["iso"]).max())
+        factor = 1 / largest if largest > 0 else 1.0
+    for name in scaled:
+        maps[name] *= np.float32(factor)
+
+
+register_map_model(
+    MapModel(
+        "gqi",
+        (
+            MapInfo("qa", "QA", "quantitative anisotropy", "signal"),
+            MapInfo("iso", "ISO", "isotropic part of the ODF", "signal"),
+            MapInfo("gfa", "GFA", "generalised fractional anisotropy"),
+        ),
+        fit=_fit,
+        options=GQIOptions,
+        finish=_scale_qa,
+        needs=_needed_to_scale,
+    )
+)

@@ -46,6 +46,11 @@ class MapInfo:
 
 
 @dataclass(frozen=True)
+class NoOptions:
+    """Of a model that leaves nothing to choose."""
+
+
+@dataclass(frozen=True)
 class MapModel:
     """A model that makes maps of the signals and the gradient table.
 
@@ -54,13 +59,13 @@ class MapModel:
     name : str
     maps : tuple of MapInfo
         All that it can make.
-    options : type
-        A frozen dataclass; every field has a default and, as `metadata["help"]`, a line for people. Its
-        `__post_init__` raises InputError for values it cannot use.
     fit : callable
         `fit(bvals (N,), bvecs (N, 3), wanted, options)` prepares for one gradient table and returns a `Fit`, which
         is called with a few thousand voxels at a time, in several threads. `wanted` holds names of its maps; the
         `Fit` may return more than these.
+    options : type
+        A frozen dataclass; every field has a default and, as `metadata["help"]`, a line for people. Its
+        `__post_init__` raises InputError for values it cannot use.
     finish : callable, optional
         `finish(maps, options)`: maps of the whole scan by name, (X, Y, Z), which it may change in place.
     needs : callable, optional
@@ -69,8 +74,8 @@ class MapModel:
 
     name: str
     maps: tuple[MapInfo, ...]
-    options: type
     fit: Callable[[NDArray[np.float64], NDArray[np.float64], frozenset[str], Any], Fit]
+    options: type = NoOptions
     finish: Callable[[dict[str, NDArray[np.float32]], Any], None] | None = None
     needs: Callable[[frozenset[str], Any], frozenset[str]] | None = None
 

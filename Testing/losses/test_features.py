@@ -327,6 +327,27 @@ def test_upl_equals_its_formula(dimensions):
     assert float(loss(x, y)[0]) == pytest.approx(expected, rel=1e-5)
 
 
+def test_upl_of_volumes_differentiates_as_the_formula_does():
+    """As a training gives them: volumes of unequal sides, the last axis fastest or the channels."""
+    generator = torch.Generator().manual_seed(1)
+    target = torch.rand((2, 1, 7, 10, 9), generator=generator)
+    x = (target + 0.1 * torch.randn(target.shape, generator=generator)).requires_grad_()
+    loss = build_loss([{"name": "untrained", "dimensions": 3, "depth": 3, "channels": 3, "pooling": "max", "seed": 2}])
+    loss(x, target)[0].backward()
+    plain = x.detach().clone().requires_grad_()
+    expected, (a, b) = 0.0, (plain, target)
+    for i, convolution in enumerate(loss.terms["untrained"].backbone.convolutions.values()):
+        if i:
+            a, b = (functional.max_pool3d(v, 2) for v in (a, b))
+        a, b = (functional.conv3d(v, convolution.weight, convolution.bias, padding=1).clamp_min(0) for v in (a, b))
+        expected = expected + ((a - b) ** 2).mean()
+    expected.backward()
+    torch.testing.assert_close(x.grad, plain.grad)
+    assert x.grad.abs().max() > 0
+    last = x.detach().to(memory_format=torch.channels_last_3d)
+    assert float(loss(last, target)[0]) == pytest.approx(float(expected.detach()), rel=1e-5)
+
+
 def test_upl_is_fixed_by_its_seed_alone():
     x, y = pair()
     values = []
