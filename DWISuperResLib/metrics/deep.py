@@ -47,7 +47,7 @@ DISTANCES: dict[str, Callable[[str | Path | None, int, bool], tuple[nn.Module, s
 """Each makes, of weights, seed and download, a module that takes two batches (B, 1, H, W) with values in about [0, 1]
 to distances (B,), and says which weights it has."""
 
-SMALLEST_SIDE = 32
+SMALLEST = 32
 """Least side in px of what is compared: the networks' pooling leaves nothing of less."""
 SMALLEST_CROP = 64
 """Images are cropped to the mask, but not below this side in px."""
@@ -250,8 +250,8 @@ def _region(images: ArrayLike, reference: ArrayLike, mask: ArrayLike | None) -> 
             box.append(np.arange(start, start + size))
         cut = np.ix_(*box)
         seen, wanted = seen[cut] * inside[cut], wanted[cut] * inside[cut]
-    if min(seen.shape[1:]) < SMALLEST_SIDE or not len(seen):
-        raise InputError(f"The slices are {seen.shape} in the region; deep distances need sides of {SMALLEST_SIDE} px.")
+    if min(seen.shape[1:]) < SMALLEST or not len(seen):
+        raise InputError(f"The slices are {seen.shape} in the region; deep distances need sides of {SMALLEST} px.")
     return seen, wanted
 
 
