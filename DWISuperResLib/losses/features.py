@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,10 +23,12 @@ zero)."""
 PAPER_WEIGHTS = (92.0, 52.0, 46.0, 94.0, 108.0)
 """Weights of arXiv 2605.15895 for `vgg.PAPER_TAPS`."""
 
+Factory = TypeVar("Factory", bound=Callable[..., Any])
+
 _BACKBONES: dict[str, Callable[..., Any]] = {}
 
 
-def register_backbone(name: str):
+def register_backbone(name: str) -> Callable[[Factory], Factory]:
     """Decorate a factory of a backbone.
 
     The factory takes `taps` (names, or None for its default) and its own options, and returns a module
@@ -34,7 +36,7 @@ def register_backbone(name: str):
     deepest tap, and carries `taps` (tuple of names) and `description` (JSON values for a checkpoint's card).
     """
 
-    def decorate(factory):
+    def decorate(factory: Factory) -> Factory:
         _BACKBONES[name] = factory
         return factory
 
@@ -42,12 +44,26 @@ def register_backbone(name: str):
 
 
 def backbones() -> tuple[str, ...]:
-    """Names of the registered backbones."""
+    """Names of the registered backbones.
+
+    >>> backbones()
+    ('vgg16', 'vgg16_bn', 'untrained', 'ssfd')
+    """
     return tuple(_BACKBONES)
 
 
 def build_backbone(name: str, taps: Sequence[str] | None = None, **options: Any) -> Any:
-    """Build a backbone: frozen, in evaluation mode; see `register_backbone`."""
+    """Build a backbone: frozen, in evaluation mode; see `register_backbone`.
+
+    Raises
+    ------
+    InputError
+        If the name or an option is unknown, or an option has a value that the backbone cannot use.
+
+    >>> features = build_backbone("untrained", ["conv2"], channels=4)(torch.zeros(1, 1, 8, 8))
+    >>> features["conv2"].shape
+    torch.Size([1, 4, 8, 8])
+    """
     if name not in _BACKBONES:
         raise InputError(f"The backbone {name!r} is unknown; choose from {', '.join(_BACKBONES)}.")
     factory = _BACKBONES[name]
@@ -59,18 +75,8 @@ def build_backbone(name: str, taps: Sequence[str] | None = None, **options: Any)
     return factory(taps=taps, **options).eval().requires_grad_(False)
 
 
-@register_backbone("vgg16")
-def _vgg16(taps=None, *, weights="torchvision", normalisation="auto", seed=0, untrained_deeper=False, download=False):
-    return vgg.vgg_features("vgg16", taps, weights, normalisation, seed, untrained_deeper, download)
-
-
-@register_backbone("vgg16_bn")
-def _vgg16_bn(
-    taps=None, *, weights="torchvision", normalisation="auto", seed=0, untrained_deeper=False, download=False
-):
-    return vgg.vgg_features("vgg16_bn", taps, weights, normalisation, seed, untrained_deeper, download)
-
-
+register_backbone("vgg16")(partial(vgg.vgg_features, "vgg16"))
+register_backbone("vgg16_bn")(partial(vgg.vgg_features, "vgg16_bn"))
 register_backbone("untrained")(untrained.UntrainedFeatures)
 register_backbone("ssfd")(SSFDFeatures)
 
@@ -99,6 +105,11 @@ class FeatureLoss(nn.Module):
         terms of backbones of different scale compare.
     **options
         Options of the backbone.
+
+    >>> loss = FeatureLoss("untrained", ["conv1"])
+    >>> image = torch.rand(1, 1, 8, 8)
+    >>> float(loss(image, image))
+    0.0
     """
 
     def __init__(
@@ -174,7 +185,12 @@ register_loss("untrained")(partial(FeatureLoss, "untrained", distance="l2"))
 
 
 def gram(features: Tensor) -> Tensor:
-    """Gram matrices F Fᵀ / (c h w), shape (B, C, C), of features (B, C, h, w)."""
+    """Gram matrices F Fᵀ / (c h w), shape (B, C, C), of features (B, C, h, w).
+
+    >>> gram(torch.ones(1, 2, 3, 4))
+    tensor([[[0.5000, 0.5000],
+             [0.5000, 0.5000]]])
+    """
     flat = features.flatten(2)
     return flat @ flat.transpose(1, 2) / (flat.shape[1] * flat.shape[2])
 

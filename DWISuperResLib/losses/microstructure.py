@@ -48,6 +48,11 @@ class LogRatioLoss(_SignalLoss):
     ----------
     floor : float
         Signals below this fraction of their S0 count as this much; keeps the logarithm finite.
+
+    >>> gradients = torch.tensor([0.0, 1000.0]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
+    >>> prediction, target = (torch.tensor([1.0, ratio]).view(1, 2, 1, 1) for ratio in (0.5, 0.25))
+    >>> round(float(LogRatioLoss()(prediction, target, gradients)), 4)  # ln 2
+    0.6931
     """
 
     def forward(self, prediction: Tensor, target: Tensor, gradients: Gradients) -> Tensor:
@@ -70,6 +75,9 @@ class FractionalAnisotropyLoss(_SignalLoss):
         Method of the tensor fit.
     floor : float
         See `LogRatioLoss`.
+
+    >>> FractionalAnisotropyLoss("ols").description
+    {'fit': 'ols', 'floor': 0.01}
     """
 
     def __init__(self, fit: str = "wls", floor: float = 0.01) -> None:

@@ -106,12 +106,13 @@ class VGGFeatures(nn.Module):
 
 def vgg_features(
     architecture: str,
-    taps: Sequence[str] | None,
-    weights: str | Path,
-    normalisation: str,
-    seed: int,
-    untrained_deeper: bool,
-    download: bool,
+    taps: Sequence[str] | None = None,
+    *,
+    weights: str | Path = "torchvision",
+    normalisation: str = "auto",
+    seed: int = 0,
+    untrained_deeper: bool = False,
+    download: bool = False,
 ) -> VGGFeatures:
     """Build the features of VGG16.
 
@@ -138,6 +139,9 @@ def vgg_features(
     ------
     InputError
         If an option is unknown, the file is missing or does not fit, or it ends above the deepest tap.
+
+    >>> list(vgg_features("vgg16", ["relu1_1"], weights="untrained")(torch.zeros(1, 1, 8, 8)))
+    ['relu1_1']
     """
     taps = ("relu1_2",) if taps is None else tuple(taps)
     if unknown := [tap for tap in taps if tap not in TAPS]:

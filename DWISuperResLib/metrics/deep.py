@@ -49,7 +49,7 @@ to distances (B,), and says which weights it has."""
 
 SMALLEST = 32
 """Least side in px of what is compared: the networks' pooling leaves nothing of less."""
-MARGIN = 64
+SMALLEST_CROP = 64
 """Images are cropped to the mask, but not below this side in px."""
 _BATCH = 8
 
@@ -107,6 +107,11 @@ class DeepDistance:
         If medvae is not installed.
     ProcessingError
         If a download fails.
+
+    >>> compare = DeepDistance("lpips_alex", weights="untrained")
+    >>> image = np.random.default_rng(0).random((1, 64, 64), np.float32)
+    >>> compare(image, image).value, compare.weights
+    (0.0, 'untrained (seed 0)')
     """
 
     def __init__(
@@ -168,14 +173,23 @@ class DeepDistance:
 
 
 def distance(name: str, images: ArrayLike, reference: ArrayLike, **options: Any) -> DeepScore:
-    """One distance, once: `DeepDistance(name, ...)(images, reference, mask=..., data_range=...)`."""
+    """One distance, once: `DeepDistance(name, ...)(images, reference, mask=..., data_range=...)`.
+
+    >>> image = np.random.default_rng(0).random((1, 64, 64), np.float32)
+    >>> distance("lpips_alex", image, image, weights="untrained").value
+    0.0
+    """
     region = {key: options.pop(key) for key in ("mask", "data_range") if key in options}
     return DeepDistance(name, **options)(images, reference, **region)
 
 
 def available_distances() -> tuple[str, ...]:
     """Distances that tell something apart here: not the trained ResNets and Med-VAE where their weights are not at
-    hand, since their untrained variant is `resnet50_untrained`."""
+    hand, since their untrained variant is `resnet50_untrained`.
+
+    >>> "resnet50_untrained" in available_distances()
+    True
+    """
     absent = {"resnet50_radimagenet"}
     if networks.trunk_file("resnet50", None, False) is None:
         absent.add("resnet50_imagenet")
@@ -196,6 +210,10 @@ def sample_slices(
     slice_axis : int
     slices, volumes : int
         At most so many of each: a deep network costs a thousand times what PSNR does.
+
+    >>> scan = np.ones((8, 8, 12, 30))
+    >>> sample_slices(scan, scan, np.ones((8, 8, 12), bool), 2, slices=3, volumes=2)[0].shape
+    (6, 8, 8)
     """
     area = mask.sum(axis=tuple(a for a in range(3) if a != slice_axis))
     shown = np.flatnonzero(area > area.max() / 4)
@@ -227,7 +245,7 @@ def _region(images: ArrayLike, reference: ArrayLike, mask: ArrayLike | None) -> 
         box = [np.flatnonzero(inside.any((1, 2)))]
         for axis in (1, 2):
             hit = np.flatnonzero(inside.any((0, 3 - axis)))
-            low, size = int(hit[0]), max(int(hit[-1]) + 1 - int(hit[0]), min(MARGIN, inside.shape[axis]))
+            low, size = int(hit[0]), max(int(hit[-1]) + 1 - int(hit[0]), min(SMALLEST_CROP, inside.shape[axis]))
             start = min(max(0, (low + int(hit[-1]) + 1 - size) // 2), inside.shape[axis] - size)
             box.append(np.arange(start, start + size))
         cut = np.ix_(*box)

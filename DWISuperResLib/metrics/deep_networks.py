@@ -19,6 +19,8 @@ from ..networks.ssfd import SHIPPED, SSFDFeatures
 from ..networks.weights import cached_weights, file_sha256
 from ..resources import RESOURCES
 
+Weights = str | Path | None
+"""A file, "untrained", or what is at hand; see `deep.DeepDistance`."""
 _LEARNED = RESOURCES / "Metrics"
 """The learned weights of LPIPS and DISTS; see the README there."""
 _MEDVAE = ("medvae_8_4_2d", "stanfordmimi/MedVAE", "model_weights/medvae_8x4.yaml", "model_weights/vae_8x_4c_2D.ckpt")
@@ -169,27 +171,27 @@ class _MedVAE(nn.Module):
         return self.model.encode((padded.expand(-1, 3, -1, -1) - 0.5) / 0.5).mode()
 
 
-def lpips_vgg(weights, seed: int, download: bool, weighted: bool = True) -> tuple[nn.Module, str]:
+def lpips_vgg(weights: Weights, seed: int, download: bool, weighted: bool = True) -> tuple[nn.Module, str]:
     """LPIPS on VGG16, with or without its learned linear layer."""
     features, label = _vgg(weights, seed, download)
     return _LPIPS(features, _linear("vgg") if weighted else None), label
 
 
-def lpips_alex(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def lpips_alex(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     """LPIPS on AlexNet."""
     features = _AlexNetFeatures()
     path = trunk_file("alexnet", weights, download)
     return _LPIPS(features, _linear("alex")), _fill(features, path, seed)
 
 
-def dists(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def dists(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     """DISTS on VGG16."""
     learned = load_file(_LEARNED / "dists.safetensors")
     features, label = _vgg(weights, seed, download)
     return _DISTS(features, learned["alpha"], learned["beta"]), label
 
 
-def ssfd(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def ssfd(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     """SSFD; its shipped encoder needs no download."""
     if weights is None:
         weights = "shipped" if SHIPPED.is_file() else "untrained"
@@ -197,14 +199,14 @@ def ssfd(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     return _SquaredError(_SSFD(SSFDFeatures(weights=weights, seed=seed))), _label(path, seed)
 
 
-def resnet(weights, seed: int, download: bool, trained: str = "") -> tuple[nn.Module, str]:
+def resnet(weights: Weights, seed: int, download: bool, trained: str = "") -> tuple[nn.Module, str]:
     """ResNet50 at layer 23; `trained`: resnet50 (ImageNet) or radimagenet, else always untrained."""
     features = _ResNet50Layer23()
     path = trunk_file(trained, weights, download) if trained else None
     return _SquaredError(features), _fill(features, path, seed)
 
 
-def medvae(weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def medvae(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     """Med-VAE (arXiv:2502.14753); untrained with the layers of the trained one."""
     if find_spec("medvae") is None:
         raise MissingDependencyError(
@@ -245,11 +247,14 @@ def medvae_files(download: bool) -> tuple[Path, Path] | None:
     return (Path(found[0]), Path(found[1])) if all(isinstance(f, str) for f in found) else None
 
 
-def trunk_file(architecture: str, weights: str | Path | None, download: bool) -> Path | None:
+def trunk_file(architecture: str, weights: Weights, download: bool) -> Path | None:
     """The file of a network's weights; None for untrained ones.
 
     Without `weights`, torchvision's file in torch.hub's cache, fetched first if `download` is set; its checksum is
     verified.
+
+    >>> trunk_file("vgg16", "untrained", False) is None
+    True
     """
     if weights == "untrained":
         return None
@@ -265,7 +270,7 @@ def trunk_file(architecture: str, weights: str | Path | None, download: bool) ->
     return cached_weights(architecture, download=download)
 
 
-def _vgg(weights, seed: int, download: bool) -> tuple[Any, str]:
+def _vgg(weights: Weights, seed: int, download: bool) -> tuple[Any, str]:
     path = trunk_file("vgg16", weights, download)
     options: dict[str, Any] = {"normalisation": "imagenet", "weights": "untrained", "seed": seed}
     if path is not None:

@@ -86,6 +86,9 @@ def balanced_kernel(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
     mean b/1000; of several b0 the first alone counts. For the spacing, the mean angle between neighbours, DSI Studio
     takes |cos(g_i·g_j)|, a cosine of a cosine, where |g_i·g_j| is meant: it comes out several times too small, and
     resampling takes the nearest direction. Kept, for its QA is the reference in the field.
+
+    >>> balanced_kernel([0.0, 1000.0, 1000.0, 1000.0], np.vstack([np.zeros(3), np.eye(3)])).shape
+    (321, 4)
     """
     bvals = np.asarray(bvals, dtype=np.float64)
     bvecs = np.asarray(bvecs, dtype=np.float64)

@@ -46,6 +46,11 @@ def compute_maps(
     ------
     InputError
         If a map or an option is unknown, the mask has another matrix, or the gradient table is too small.
+
+    >>> from DWISuperResLib import phantom
+    >>> maps = compute_maps(phantom((16, 16, 4), (10, 10, 20), supersampling=1), ("fa", "direction"), fit="ols")
+    >>> maps["fa"].shape, maps["direction"].shape
+    ((16, 16, 4), (16, 16, 4, 3))
     """
     results: dict[str, NDArray[np.float32]] = {}
     fits: list[tuple[Fit, dict[str, NDArray[np.float32]]]] = []
@@ -84,7 +89,11 @@ def principal_direction(dwi: DWI, mask: NDArray | None = None, *, fit: str = "wl
 
 
 def angular_error(first: NDArray, second: NDArray) -> NDArray[np.float32]:
-    """Angle in degrees, 0 to 90, between the axes of two fields of directions (..., 3), whatever their signs."""
+    """Angle in degrees, 0 to 90, between the axes of two fields of directions (..., 3), whatever their signs.
+
+    >>> angular_error(np.array([[1.0, 0, 0]]), np.array([[-1.0, 0, 0]]))
+    array([0.], dtype=float32)
+    """
     # atan2 keeps its digits at small angles, where the arc cosine of float32 values does not.
     sine = np.linalg.norm(np.cross(first, second), axis=-1)
     return np.degrees(np.arctan2(sine, np.abs((first * second).sum(-1)))).astype(np.float32)

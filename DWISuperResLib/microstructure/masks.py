@@ -30,14 +30,15 @@ def brain_mask(dwi: DWI) -> NDArray[np.bool_]:
     -------
     (X, Y, Z) bool: the largest connected component, closed by 8 mm, without holes in any plane. All voxels of a
     flat image.
+
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((24, 24, 8), (8, 8, 12), supersampling=1)
+    >>> bool(brain_mask(scan)[12, 12, 4]), bool(brain_mask(scan)[0, 0, 0])
+    (True, False)
     """
     from scipy import ndimage
 
-    volumes = np.flatnonzero(dwi.is_b0) if dwi.is_b0.any() else np.arange(dwi.n_volumes)
-    mean = dwi.signal[..., volumes[0]].copy()
-    for n in volumes[1:]:
-        mean += dwi.signal[..., n]
-
+    mean = dwi.mean_b0()
     blocks = np.maximum(1, COARSE_MM // dwi.voxel_sizes).astype(int)
     for axis, block in enumerate(blocks):
         mean = pad_to_multiple(mean, [block if a == axis else 1 for a in range(3)])

@@ -30,14 +30,22 @@ FLOAT32_DETERMINED = 5e-3
 
 
 def design_matrix(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
-    """(N, 7) design: ln S = design @ (Dxx, Dyy, Dzz, Dxy, Dxz, Dyz, ln S0); b in s/mm², directions (N, 3)."""
+    """(N, 7) design: ln S = design @ (Dxx, Dyy, Dzz, Dxy, Dxz, Dyz, ln S0); b in s/mm², directions (N, 3).
+
+    >>> design_matrix([1000.0], [[1.0, 0, 0]])[:, [0, 1, 6]].tolist()
+    [[-1000.0, -0.0, 1.0]]
+    """
     b = np.asarray(bvals, dtype=np.float64)
     x, y, z = np.asarray(bvecs, dtype=np.float64).T
     return np.stack([-b * x * x, -b * y * y, -b * z * z, -2 * b * x * y, -2 * b * x * z, -2 * b * y * z, 0 * b + 1], 1)
 
 
 def determines_tensor(bvals: ArrayLike, bvecs: ArrayLike) -> bool:
-    """Whether the gradient table determines all six tensor elements and S0."""
+    """Whether the gradient table determines all six tensor elements and S0.
+
+    >>> determines_tensor(np.full(9, 1000.0), np.eye(3)[[0, 1, 2] * 3])
+    False
+    """
     design = design_matrix(bvals, bvecs)
     scale = np.linalg.norm(design, axis=0)
     if len(design) < 7 or scale.min() == 0:

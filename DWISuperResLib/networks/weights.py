@@ -92,7 +92,11 @@ def cached_weights(architecture: str, *, download: bool = False) -> Path | None:
 
 
 def file_sha256(path: Path) -> str:
-    """sha256 of a file, in hexadecimal."""
+    """sha256 of a file, in hexadecimal.
+
+    >>> file_sha256(Path(__file__)) == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
+    True
+    """
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -131,7 +131,7 @@ def against_mrtrix(scan: Path, folder: Path, repeats: int) -> list[Result]:
             peer,
             mrtrix,
             repeats=repeats,
-            note="starting Python, torch and DIPY included",
+            note="starting Python included",
         ),
     ]
 

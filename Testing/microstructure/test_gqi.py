@@ -1,5 +1,6 @@
 """GQI maps against DIPY and against DSI Studio's formulas written out in loops."""
 
+import hashlib
 import math
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from DWISuperResLib.errors import InputError
 from DWISuperResLib.io import read_dwi
 from DWISuperResLib.microstructure import brain_mask, compute_maps
 from DWISuperResLib.microstructure.gqi import GQI, balanced_kernel, geodesic_half_sphere, repulsion_half_sphere, shells
+from DWISuperResLib.resources import RESOURCES
 
 SPHERE = get_sphere(name="repulsion724")
 
@@ -108,6 +110,13 @@ def test_scaled_qa_equals_peaks_from_model_and_dsi_studio():
     only_iso = compute_maps(dwi, ("iso",), qa_scale="dsi-studio")
     assert list(only_iso) == ["iso"]
     np.testing.assert_allclose(only_iso["iso"], as_dsi_studio["iso"])
+
+
+def test_shipped_directions_are_those_of_the_readme():
+    path = RESOURCES / "Microstructure" / "repulsion724_half.npy"
+    text = path.with_name("README.md").read_text(encoding="utf-8")
+    assert path.name in text
+    assert hashlib.sha256(path.read_bytes()).hexdigest() in text
 
 
 def test_half_spheres_hold_one_of_each_opposite_pair():
