@@ -16,16 +16,28 @@ import matplotlib
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
+from ..microstructure import map_info
+
 if TYPE_CHECKING:
     from .evaluate import Candidate
 
 INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
-LABELS = {"dwi": "DWI", "b0": "b0"} | {name: name.upper() for name in ("fa", "md", "ad", "rd", "qa", "iso", "gfa")}
 INTERPOLATION_COLOURS = ("#8c8c8c", "#56b4e9", "#0072b2", "#e0a100", "#cc79a7", "#009e73")
 CHECKPOINT_COLOURS = ("#d55e00", "#7f5fc7", "#b8336a", "#4d7c0f")
 PAGE = 8.6
 """Width in inches of a figure that fills the page."""
+
+
+def label_of(quantity: str) -> str:
+    """Of an image ("dwi", "b0") or a map, for people.
+
+    Examples
+    --------
+    >>> label_of("dwi"), label_of("fa")
+    ('DWI', 'FA')
+    """
+    return {"dwi": "DWI", "b0": "b0"}.get(quantity) or map_info(quantity).label
 
 
 def colours(candidates: Sequence[Candidate]) -> dict[str, str]:

@@ -15,8 +15,8 @@ from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from ..microstructure import angular_error
-from .drawing import INK, LABELS, PAGE, to_svg
+from ..microstructure import angular_error, map_info
+from .drawing import INK, PAGE, label_of, to_svg
 from .evaluate import Candidate, Evaluation
 from .regions import DIRECTION_FA
 
@@ -128,7 +128,7 @@ def picture_figure(evaluation: Evaluation, view: View, quantity: str, *, per_row
         else:
             change = _show(bottom, difference, view, "", cmap="RdBu_r", vmin=-bound, vmax=bound)
     first = rows[0][1]
-    _bar(figure, first, picture, LABELS[quantity] + _unit(quantity), 0.62)
+    _bar(figure, first, picture, label_of(quantity) + _unit(quantity), 0.62)
     _bar(figure, first, change, f"difference from {reference.name}", 0.22)
     return to_svg(figure)
 
@@ -199,7 +199,7 @@ def planes_figure(evaluation: Evaluation, candidate: Candidate, quantity: str) -
         for column, image in enumerate(pair):
             picture = _show(axes[row, column], image, view, titles[column], cmap="gray", vmin=low, vmax=high)
         change = _show(axes[row, 2], changes[row], view, titles[2], cmap="RdBu_r", vmin=-bound, vmax=bound)
-    for handle, label, bottom in ((picture, LABELS[quantity] + _unit(quantity), 0.55), (change, "difference", 0.1)):
+    for handle, label, bottom in ((picture, label_of(quantity) + _unit(quantity), 0.55), (change, "difference", 0.1)):
         cax = figure.add_axes((1 - 0.75 / figure.get_figwidth(), bottom, 0.015, 0.33))
         _style_bar(figure.colorbar(handle, cax=cax), "")
         cax.set_title(label, fontsize=8, color=INK, loc="left")
@@ -223,12 +223,18 @@ def _volume(candidate: Candidate, quantity: str) -> NDArray:
 
 
 def _unit(quantity: str) -> str:
-    return {"md": " (mm²/s)", "dwi": " signal", "b0": " signal"}.get(quantity, "")
+    unit = "signal" if quantity in ("dwi", "b0") else map_info(quantity).unit
+    if unit == "signal":
+        return "" if quantity not in ("dwi", "b0") else " signal"  # maps are in units of the reference's largest QA
+    return f" ({unit})" if unit else ""
 
 
 def _limits(quantity: str, values: NDArray) -> tuple[float, float]:
-    """Black and white of the pictures of a quantity, from its reference's values in the mask."""
-    return (0.0, 1.0) if quantity == "fa" or not values.size else (0.0, float(np.quantile(values, 0.995)) or 1.0)
+    """Black and white of the pictures of a quantity: its map's own, or from its reference's values in the mask."""
+    window = None if quantity in ("dwi", "b0") else map_info(quantity).window
+    if window is not None or not values.size:
+        return window or (0.0, 1.0)
+    return 0.0, float(np.quantile(values, 0.995)) or 1.0
 
 
 def _extent(view: View, picture: NDArray) -> tuple[float, float]:

@@ -11,14 +11,14 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .drawing import INK, LABELS, PAGE, colours, to_svg
+from .drawing import INK, PAGE, colours, label_of, to_svg
 from .evaluate import Candidate, Evaluation
 from .regions import REGIONS
 
 
 def spectrum_figure(evaluation: Evaluation, quantity: str) -> str:
     """Power of the residual over in-plane frequency; dotted where grids of period 2, 4, 8 and 16 voxels would stand."""
-    figure, axes = _plot("in-plane frequency (cycles per voxel)", f"power of the {LABELS[quantity]} residual")
+    figure, axes = _plot("in-plane frequency (cycles per voxel)", f"power of the {label_of(quantity)} residual")
     for period in (2, 4, 8, 16):
         axes.axvline(1 / period, color=INK, alpha=0.35, lw=0.8, ls=":")
         axes.annotate(f"1/{period}", (1 / period, 1), xycoords=("data", "axes fraction"), xytext=(0, 2),
@@ -66,7 +66,7 @@ def agreement_figure(evaluation: Evaluation, candidate: Candidate, quantity: str
     bound = max(4 * spread, 1e-9)
     figure = Figure(figsize=(PAGE, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
-    name = LABELS[quantity]
+    name = label_of(quantity)
     _style(left, f"{name}, {evaluation.reference.name}", f"{name}, {candidate.name}")
     _style(right, f"mean {name} of both", f"{candidate.name} − {evaluation.reference.name}")
     _density(left, first, second, (0, top), (0, top))

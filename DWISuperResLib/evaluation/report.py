@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from ..metrics.image import SSIM_VOLUMES
+from ..microstructure import map_info
 from . import pictures, plots
-from .drawing import LABELS
+from .drawing import label_of
 from .evaluate import Evaluation, assess
 from .pages import render
 from .regions import DIRECTION_FA
@@ -174,8 +175,16 @@ def _score_tables(evaluation: Evaluation) -> list[dict[str, Any]]:
             for key, g in sorted(groups.items(), key=lambda item: order.index(item[0][0]))
         ]  # fmt: skip
         header = [first, "method", "voxels", *extra, *(m.replace("_", " ") for m in metrics)]
-        tables.append({"caption": _CAPTIONS.get(quantity, quantity), "header": header, "rows": rows})
+        tables.append({"caption": _caption(quantity), "header": header, "rows": rows})
     return tables
+
+
+def _caption(quantity: str) -> str:
+    if quantity in _CAPTIONS:
+        return _CAPTIONS[quantity]
+    info = map_info(quantity)
+    unit = {"": "", "signal": ", largest QA of the reference = 1"}.get(info.unit, f", {info.unit}")
+    return f"{info.title[0].upper()}{info.title[1:]} ({info.label}){unit}"
 
 
 _CAPTIONS = {
@@ -183,13 +192,6 @@ _CAPTIONS = {
     f"most {SSIM_VOLUMES} volumes of each b-value; MS-SSIM on the box around the region. NRMSE: RMSE / mean reference.",
     "deep distance": "Deep feature distances of a few slices of a few weighted volumes; 0 is equal. “What was run” "
     "says with which weights; untrained ones are random.",
-    "fa": "Fractional anisotropy (FA)",
-    "md": "Mean diffusivity (MD), mm²/s",
-    "ad": "Axial diffusivity (AD), mm²/s",
-    "rd": "Radial diffusivity (RD), mm²/s",
-    "iso": "Isotropic part (ISO), largest QA of the reference = 1",
-    "qa": "Quantitative anisotropy (QA), largest of the reference = 1",
-    "gfa": "Generalised fractional anisotropy (GFA)",
     "direction": f"Angle between principal directions, where the reference's FA is at least {DIRECTION_FA}",
 }
 
@@ -266,7 +268,7 @@ def _comparison_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 def _agreement_caption(quantity: str, by: str) -> str:
     return (
-        f"{LABELS[quantity]}{by}: every voxel of the mask, brighter where more. Left against the reference; "
+        f"{label_of(quantity)}{by}: every voxel of the mask, brighter where more. Left against the reference; "
         "right Bland-Altman, with the bias and the limits of agreement."
     )
 
@@ -275,7 +277,7 @@ def _plots(evaluation: Evaluation) -> list[dict[str, Any]]:
     shown = []
     for quantity in ("dwi", "fa", "qa"):
         if quantity in evaluation.candidates[0].spectra:
-            caption = f"Power spectrum of the {LABELS[quantity]} residual. {_GRIDS}"
+            caption = f"Power spectrum of the {label_of(quantity)} residual. {_GRIDS}"
             shown.append(_figure(plots.spectrum_figure(evaluation, quantity), caption, wide=False))
     errors = (("fa", "mae", "FA"), ("qa", "mae", "QA"), ("direction", "mean_deg", "direction"))
     for quantity, metric, name in errors:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ..dwi import shells
 from ..errors import InputError
 from ..metrics import Metric, Pair, metrics_of
-from ..microstructure import brain_mask, compute_maps, principal_direction
+from ..microstructure import brain_mask, compute_maps, map_info
 from ..resampling.grid import check_same_grid, slice_axis
 from .regions import REGIONS, find_regions
 
@@ -39,7 +39,8 @@ class Scores:
     rows : list of dict
         With the keys `COLUMNS`.
     maps, difference : dict of array (X, Y, Z)
-        Of the test, and test minus reference; 0 outside the mask. QA and ISO in units of the reference's largest QA.
+        Of the test, and test minus reference; 0 outside the mask. Maps in the signal's unit (QA, ISO) are in units of
+        the reference's largest QA.
     direction : array, shape (X, Y, Z, 3), optional
         Principal directions, where they were asked for.
     """
@@ -100,7 +101,7 @@ class Scorer:
     fitted_direction : array (X, Y, Z, 3), optional
     regions : dict of array of bool (X, Y, Z)
     qa_scale : float
-        Factor on QA and ISO of both scans.
+        Factor on both scans' maps that are in the signal's unit: QA and ISO.
 
     Raises
     ------
@@ -145,14 +146,15 @@ class Scorer:
         self.groups = dict(groups or {})
         self.distances, self.distance_slices = tuple(distances), distance_slices
         self.maps = tuple(dict.fromkeys(maps))
-        needed = set(self.maps) | ({"qa"} if "iso" in self.maps else set())
+        needed = set(self.maps) | ({"qa"} if any(map(_has_units_of_signal, self.maps)) else set())
         if any(REGIONS[n].rule for n in regions) and determines_tensor(reference.bvals, reference.bvecs):
             needed |= {"fa", "md"}
-        computed = compute_maps(reference, needed, fit=fit, mask=self.mask)
+        self._vectors = ("direction",) if direction else ()
+        computed = compute_maps(reference, {*needed, *self._vectors}, fit=fit, mask=self.mask)
+        self.fitted_direction = computed.pop("direction", None)
         largest = float(computed["qa"].max()) if "qa" in computed else 0.0
         self.qa_scale = 1 / largest if largest > 0 else 1.0
         self.fitted = self._scaled(computed)
-        self.fitted_direction = principal_direction(reference, self.mask, fit=fit) if direction else None
         self.regions = find_regions(self.mask, self.fitted, regions)
 
     def __call__(self, test: DWI, name: str = "test") -> Scores:
@@ -171,14 +173,14 @@ class Scorer:
             rows += self._of_signal(test, group, members)
         if self.distances:
             rows += self._of_distances(test)
-        maps = self._scaled(compute_maps(test, self.maps, fit=self.fit, mask=self.mask)) if self.maps else {}
+        maps = compute_maps(test, {*self.maps, *self._vectors}, fit=self.fit, mask=self.mask)
+        direction = maps.pop("direction", None)
+        maps = self._scaled({quantity: maps[quantity] for quantity in self.maps})
         for quantity, values in maps.items():
             for region, inside in self._regions_of("map"):
                 pair = Pair(self.fitted[quantity], values, inside, self.axis)
                 rows += _rows(quantity, metrics_of("map"), pair, region)
-        direction = None
-        if self.fitted_direction is not None:
-            direction = principal_direction(test, self.mask, fit=self.fit)
+        if self.fitted_direction is not None and direction is not None:
             for region, inside in self._regions_of("direction"):
                 pair = Pair(self.fitted_direction, direction, inside, self.axis)
                 rows += _rows("direction", metrics_of("direction"), pair, region)
@@ -187,7 +189,7 @@ class Scorer:
 
     def _scaled(self, maps: Maps) -> Maps:
         scale = np.float32(self.qa_scale)
-        return {name: values * scale if name in ("qa", "iso") else values for name, values in maps.items()}
+        return {name: values * scale if _has_units_of_signal(name) else values for name, values in maps.items()}
 
     def _regions_of(self, kind: str) -> list[tuple[str, NDArray[np.bool_]]]:
         return [(name, inside) for name, inside in self.regions.items() if kind in REGIONS[name].of and inside.any()]
@@ -230,6 +232,10 @@ def _rows(
         dict(zip(COLUMNS, (quantity, metric.name, float(metric.measure(pair)), *where), strict=True))
         for metric in metrics
     ]
+
+
+def _has_units_of_signal(name: str) -> bool:
+    return map_info(name).unit == "signal"
 
 
 def volume_groups(dwi: DWI) -> dict[str, NDArray[np.intp]]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..metrics import METRICS, Metric, metrics_of
+from .drawing import label_of
 from .regions import DIRECTED, DIRECTION_FA
 
 if TYPE_CHECKING:
@@ -46,7 +47,8 @@ class Column:
     @property
     def heading(self) -> str:
         """With the unit and an arrow towards the better."""
-        prefix = {"signal": "DWI ", "direction": ""}.get(self.quantity, f"{self.quantity.upper()} ")
+        label = {"signal": "DWI ", "direction": ""}
+        prefix = label[self.quantity] if self.quantity in label else f"{label_of(self.quantity)} "
         unit = " (10⁻³ mm²/s)" if self.factor != 1 else ""
         return f"{prefix}{self.metric.heading}{unit} {'↑' if self.metric.higher_is_better else '↓'}"
 
@@ -150,7 +152,8 @@ def _of_comparison(evaluation: Evaluation) -> list[str]:
         bias, low, high, mae = (evaluation.score(test, quantity, m) for m in ("bias", "loa_lower", "loa_upper", "mae"))
         mean = float(evaluation.reference.maps[quantity][evaluation.mask].mean())
         parts.append(
-            f"{quantity.upper()} differs by {mae:.3f} on average ({100 * mae / mean:.0f} % of its mean of {mean:.3f}), "
+            f"{label_of(quantity)} differs by {mae:.3f} on average ({100 * mae / mean:.0f} % of its mean of "
+            f"{mean:.3f}), "
             f"with a bias of {bias:+.3f} and 95 % of voxels between {low:+.3f} and {high:+.3f}"
         )
     angle = evaluation.score(test, "direction", "mean_deg", region=DIRECTED)

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import DWISuperResLib as dsr
-from DWISuperResLib.evaluation.evaluate import Evaluation, evaluate, volume_groups
+from DWISuperResLib.evaluation.evaluate import Evaluation, evaluate
+from DWISuperResLib.evaluation.scorer import Scorer, volume_groups
 from DWISuperResLib.networks.views import shell_fit
-from DWISuperResLib.resampling.grid import crop
+from DWISuperResLib.resampling.scale import Scale
 
 MEASURES = ("rmse", "fa", "qa")
 DRAWS = 8
@@ -53,21 +54,23 @@ def score(dwi: dsr.DWI, mask: np.ndarray, checkpoint: str, scale: int, ensemble:
     return row
 
 
-def noise_floor(dwi: dsr.DWI, scale: int, mask: np.ndarray) -> dict:
+def noise_floor(scorer: Scorer, scale: int) -> dict:
     """Errors that stay even where all but the noise beyond the kept band is restored: RMSE, FA and QA.
 
     A perfect network differs from the original by the original's noise. Other draws of that noise, beyond the band,
     are added to the original: residuals of the volumes under a fit over the directions, with random signs (wild
     bootstrap; Whitcher et al. 2008, doi:10.1002/hbm.20395). What the fit misses of the signal counts as noise.
     """
+    dwi, mask = scorer.reference, scorer.mask
     errors = []
     for seed in range(DRAWS):
         noise = replace(dwi, signal=_bootstrapped_residuals(dwi, seed))
-        kept = dsr.interpolate(dsr.degrade(noise, scale), scale).signal
-        beyond = noise.signal - crop(kept, dwi.spatial_shape)
+        low = dsr.degrade(noise, scale)
+        kept = dsr.interpolate(low, Scale.between(low.spatial_shape, dwi.spatial_shape)).signal
+        beyond = noise.signal - kept
         other = replace(dwi, signal=np.maximum(dwi.signal + beyond, 0))
         rmse = float(np.sqrt(np.mean(beyond[mask].astype(np.float64) ** 2)))
-        errors.append({"rmse": rmse, **_map_errors(dwi, other, mask)})
+        errors.append({"rmse": rmse, **_map_errors(scorer, other)})
     return {key: float(np.mean([each[key] for each in errors])) for key in MEASURES}
 
 
@@ -96,12 +99,16 @@ def repeats(dwi: dsr.DWI, mask: np.ndarray) -> dict | None:
     if dwi.n_volumes % 2 or half < 7 or not same:
         return None
     difference = (second.signal - first.signal)[mask].astype(np.float64)
-    return {"rmse": float(np.sqrt(np.mean(difference**2))), **_map_errors(first, second, mask)}
+    return {"rmse": float(np.sqrt(np.mean(difference**2))), **_map_errors(_scorer(first, mask), second)}
 
 
-def _map_errors(reference: dsr.DWI, test: dsr.DWI, mask: np.ndarray) -> dict[str, float]:
-    statistics = dsr.compare(reference, test, ("fa", "qa"), mask=mask).statistics
-    return {row["map"]: row["mae"] for row in statistics if row["region"] == "brain"}
+def _scorer(dwi: dsr.DWI, mask: np.ndarray) -> Scorer:
+    return Scorer(dwi, mask, maps=("fa", "qa"), regions=("brain",))
+
+
+def _map_errors(scorer: Scorer, test: dsr.DWI) -> dict[str, float]:
+    scores = scorer(test)
+    return {name: scores.value(name, "mae") for name in scorer.maps}
 
 
 def main(arguments: list[str] | None = None) -> list[dict]:
@@ -121,9 +128,10 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         name = Path(path).name.split(".")[0]
         dwi = dsr.read_dwi(path)
         mask = dsr.brain_mask(dwi)
+        scorer = _scorer(dwi, mask)
         for scale in scales:
             row = score(dwi, mask, checkpoint, scale, options.ensemble) | {"scan": name, "scale": scale}
-            row["floor"] = noise_floor(dwi, scale, mask)
+            row["floor"] = noise_floor(scorer, scale)
             rows.append(row)
             cells = (f"{row[key]:.4g} ({row[f'{key}_change']:+.1f} %)" for key in MEASURES)
             best = ", ".join(f"{row[f'{key}_best_method']} {row[f'{key}_best']:.4g}" for key in MEASURES)

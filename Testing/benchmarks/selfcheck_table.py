@@ -27,7 +27,7 @@ from DWISuperResLib.errors import InputError
 from DWISuperResLib.evaluation.selfchecks import domain_range, domain_statistics, self_checks
 from DWISuperResLib.inference.predict import super_resolve, super_resolve_with_uncertainty
 from DWISuperResLib.resampling.degradation import rician
-from DWISuperResLib.resampling.upsamplers import operator
+from DWISuperResLib.resampling.operators import operator
 
 SCALE = 2
 SESSIONS = {"siemens_decub_hfp": "siemens_decub", "siemens_decub_hfs": "siemens_decub"}
@@ -43,7 +43,7 @@ KINDS = {
     "spread": "ensemble spread of the signal",
     "FA spread": "ensemble spread of FA",
 }
-EXPECTED = {
+SHOULD_FIRE = {
     "grid of 2 voxels, 5 %": ("grid signal", "grid FA"),
     "grid of 4 voxels, 5 %": ("grid signal", "grid FA"),
     "grid of 8 voxels, 5 %": ("grid signal", "grid FA"),
@@ -104,7 +104,7 @@ def high_faults(low: DWI, high: DWI) -> Iterator[tuple[str, DWI]]:
     for axis in (0, 1):
         n = low.spatial_shape[axis]
         middle = slice(n // 2, n // 2 + SCALE * n)
-        wrong.append(operator(n, 3, "linear")[middle])
+        wrong.append(operator(n, 3 * n, "linear")[middle])
     signal = np.einsum("ai,bj,ijzn->abzn", *wrong, low.signal, optimize=True)
     yield "output of scale 3", replace(high, signal=signal.astype(np.float32))
 
@@ -114,14 +114,14 @@ def makes_grids(checkpoint: Checkpoint) -> Checkpoint:
     torch.manual_seed(0)
     network = checkpoint.network()
     tail = network.tails[str(SCALE)].requires_grad_(True)
-    images = torch.nn.functional.interpolate(torch.rand(4, network.slice_input.channels, 8, 8), size=32, mode="bicubic")
+    images = torch.nn.functional.interpolate(torch.rand(4, network.view.channels, 8, 8), size=32, mode="bicubic")
     checks = 0.1 * (-1.0) ** (torch.arange(64)[:, None] + torch.arange(64))
     with torch.no_grad():
-        target = network(images, SCALE) + checks
+        target = network(images, checks.shape) + checks
     optimiser = torch.optim.Adam(tail.parameters(), 3e-3)
     for _ in range(100):
         optimiser.zero_grad()
-        torch.nn.functional.mse_loss(network(images, SCALE), target).backward()
+        torch.nn.functional.mse_loss(network(images, checks.shape), target).backward()
         optimiser.step()
     return replace(checkpoint, weights={key: value.detach() for key, value in network.state_dict().items()})
 
@@ -184,21 +184,21 @@ def main() -> None:
         others = [o for o in scans if SESSIONS.get(o, o) != SESSIONS.get(name, name)]
         card = make_card(checkpoint, [lows[o] for o in others], [statistics[o] for o in others])
         sinc = dsr.interpolate(low, SCALE)
-        count(name, "none (sinc)", self_checks(low, sinc, card, SCALE))
+        count(name, "none (sinc)", self_checks(low, sinc, card))
         for fault, faulty in high_faults(low, sinc):
-            count(name, fault, self_checks(low, faulty, card, SCALE))
+            count(name, fault, self_checks(low, faulty, card))
         for fault, faulty in low_faults(low):
-            count(name, fault, self_checks(faulty, dsr.interpolate(faulty, SCALE), card, SCALE))
+            count(name, fault, self_checks(faulty, dsr.interpolate(faulty, SCALE), card))
         if checkpoint is not None and drawing is not None:
             part = thin(low)
             noisy = dict(low_faults(part))["heavy noise"]
             for fault, source in (("none (network)", part), ("heavy noise (network)", noisy)):
                 high, spread = super_resolve_with_uncertainty(source, checkpoint, SCALE, axis=2)
-                count(name, fault, self_checks(source, high, None, SCALE, spread, axis=2))
+                count(name, fault, self_checks(source, high, None, spread, axis=2))
             high, spread = super_resolve_with_uncertainty(part, unsettled(checkpoint), SCALE, axis=2)
-            count(name, "unsettled checkpoint", self_checks(part, high, None, SCALE, spread, axis=2))
+            count(name, "unsettled checkpoint", self_checks(part, high, None, spread, axis=2))
             grids = super_resolve(part, drawing, SCALE, axis=2)
-            count(name, "checkpoint that makes grids", self_checks(part, grids, None, SCALE, axis=2))
+            count(name, "checkpoint that makes grids", self_checks(part, grids, None, axis=2))
     if arguments.table:
         arguments.table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     show(counts)
@@ -226,8 +226,8 @@ def show(counts) -> None:
     kinds = [kind for kind in KINDS if any(kind in row for row in counts.values())]
     print("\nfired / scans (* = should fire)")
     print("\t".join(["fault".ljust(28), *kinds, "any expected"]))
-    for fault in sorted(counts, key=lambda f: (f in EXPECTED, f)):
-        expected = EXPECTED.get(fault, ())
+    for fault in sorted(counts, key=lambda f: (f in SHOULD_FIRE, f)):
+        expected = SHOULD_FIRE.get(fault, ())
         cells = [
             f"{counts[fault][kind][0]}/{counts[fault][kind][1]}{'*' if kind in expected else ''}"
             if kind in counts[fault]
@@ -241,7 +241,7 @@ def show(counts) -> None:
             cell
             for fault, row in counts.items()
             for kind, cell in row.items()
-            if (kind in EXPECTED.get(fault, ())) == wanted and (wanted or fault.startswith("none"))
+            if (kind in SHOULD_FIRE.get(fault, ())) == wanted and (wanted or fault.startswith("none"))
         ]
         print(f"{label}: {sum(c[0] for c in total)} of {sum(c[1] for c in total)} checks")
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import DWISuperResLib as dsr
+from DWISuperResLib.evaluation.scorer import Scorer
 from Testing.benchmarks import __main__ as benchmarks
 from Testing.benchmarks import ceilings, gpu, harness, held_out, memory, super_resolution, whole_scan
 
@@ -80,7 +81,7 @@ def test_noise_floor_is_the_noise_that_truncation_removes(b0_volumes, scale):
     sigma = 12.0
     signal = (clean + rng.normal(scale=sigma, size=(36, 30, 12, len(bvals)))).astype(np.float32)
     dwi = dsr.DWI(signal, np.eye(4), bvals, bvecs)
-    floor = held_out.noise_floor(dwi, scale, np.ones(dwi.spatial_shape, bool))
+    floor = held_out.noise_floor(Scorer(dwi, np.ones(dwi.spatial_shape), regions=("brain",)), scale)
     assert floor["rmse"] == pytest.approx(sigma * np.sqrt(1 - 1 / scale**2), rel=0.02)
     assert 0 < floor["fa"] < 0.2
 

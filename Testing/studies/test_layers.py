@@ -33,6 +33,11 @@ SMALL = {
 }
 
 
+def run(scans, output, *, cancel=None, **changes):
+    options = layers.LayerOptions(data=[str(scans)], output=output, **{**SMALL, **changes})
+    return layers.run_layer_study(options, cancel=cancel)
+
+
 @pytest.fixture(scope="module")
 def scans(tmp_path_factory):
     root = tmp_path_factory.mktemp("cohort")
@@ -49,9 +54,9 @@ def study(scans, tmp_path_factory):
     output = tmp_path_factory.mktemp("study") / "layers"
     stops = iter([False, False, True])
     with pytest.raises(Cancelled):
-        layers.run_layer_study([str(scans)], output, **SMALL, cancel=lambda: next(stops))
+        run(scans, output, cancel=lambda: next(stops))
     finished = (output / "runs" / "x2-acquired-L1" / "x2-acquired-L1.safetensors").stat().st_mtime_ns
-    page = layers.run_layer_study([str(scans)], output, **SMALL)
+    page = run(scans, output)
     assert (output / "runs" / "x2-acquired-L1" / "x2-acquired-L1.safetensors").stat().st_mtime_ns == finished
     return output, page
 
@@ -103,7 +108,7 @@ def test_the_page_stands_alone(study):
 
 def test_another_question_needs_another_folder(scans, study):
     with pytest.raises(InputError, match="another patch"):
-        layers.run_layer_study([str(scans)], study[0], **{**SMALL, "patch": 64})
+        run(scans, study[0], patch=64)
 
 
 def test_minutes_decide_the_steps(scans, tmp_path, monkeypatch):
@@ -112,14 +117,13 @@ def test_minutes_decide_the_steps(scans, tmp_path, monkeypatch):
     monkeypatch.setattr(layers, "_measure", lambda *_: measured)
     monkeypatch.setattr(layers, "execute", lambda *_, **__: [])
     monkeypatch.setattr(layers, "_baseline", lambda *_: [])
-    options = {**SMALL, "steps": None, "minutes": 30.0}
-    layers.run_layer_study([str(scans)], tmp_path / "a", **options)
+    run(scans, tmp_path / "a", steps=None, minutes=30.0)
     # 4 runs at x2 and one of half length at x3 share 30 minutes less 5 starts.
     expected = (30 * 60 - 5 * 15) / (0.5 * (4 + 0.5))
     planned = json.loads((tmp_path / "a" / "study.json").read_text())["plan"]["steps"]
     assert planned == expected // 25 * 25
     with pytest.raises(InputError, match="give at least"):
-        layers.run_layer_study([str(scans)], tmp_path / "b", **{**options, "minutes": 1.5})
+        run(scans, tmp_path / "b", steps=None, minutes=1.5)
 
 
 def test_equal_weights_make_equal_terms(scans, tmp_path):
@@ -232,4 +236,4 @@ def test_tables_and_plans_are_kept(tmp_path):
 )
 def test_bad_options_are_one_sentence(scans, tmp_path, options, message):
     with pytest.raises(InputError, match=message):
-        layers.run_layer_study([str(scans)], tmp_path / "s", **{**SMALL, **options})
+        run(scans, tmp_path / "s", **options)

@@ -1,8 +1,11 @@
 """The metric study: rank correlation against scipy, every version measured, readers, resumable."""
 
 import csv
+import dataclasses
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +15,15 @@ from DWISuperResLib import io
 from DWISuperResLib.errors import Cancelled, InputError
 from DWISuperResLib.metrics.rank import rank_correlation, reader_agreement
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.studies import metrics
-from DWISuperResLib.studies.metrics import TARGETS, correlate, plan_versions, read_readers, run_metric_study
+from DWISuperResLib.studies import STUDIES, metrics
+from DWISuperResLib.studies.metrics import (
+    TARGETS,
+    MetricOptions,
+    correlate,
+    plan_versions,
+    read_readers,
+    run_metric_study,
+)
 
 SMALL = {
     "scales": (2,),
@@ -23,6 +33,10 @@ SMALL = {
     "weights": {"ssfd": "untrained", "lpips_alex": "untrained"},
     "slices": 2,
 }
+
+
+def run(data, output, *, cancel=None, **changes):
+    return run_metric_study(MetricOptions(data=data, output=output, **{**SMALL, **changes}), cancel=cancel)
 
 
 def test_rank_correlation_is_the_mean_of_scipys_over_groups():
@@ -79,13 +93,39 @@ def study(tmp_path_factory):
     output = root / "study"
     stops = iter([False, False, True])
     with pytest.raises(Cancelled):
-        run_metric_study(data, output, **SMALL, cancel=lambda: next(stops))
+        run(data, output, cancel=lambda: next(stops))
     done = sorted((output / "runs").rglob("*.json"))
     assert len(done) == 2
     stamps = [path.stat().st_mtime_ns for path in done]
-    page = run_metric_study(data, output, **SMALL)
+    page = run(data, output)
     assert [path.stat().st_mtime_ns for path in done] == stamps
     return data, output, page
+
+
+def test_the_study_needs_no_lightning(study, tmp_path):
+    """Only training does: here importing it, or what configures it, is an error."""
+    data, _, _ = study
+    program = f"""
+import sys
+sys.modules.update(dict.fromkeys(("lightning", "pydantic", "tensorboard", "monai")))
+from pathlib import Path
+from DWISuperResLib.studies import STUDIES
+study = STUDIES.find("metrics")
+small = {{**{SMALL!r}, "distances": ("ssfd",), "snr": ()}}
+study.run(study.options(data={data[:1]!r}, output=Path({str(tmp_path)!r}), **small))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_studies_are_found_by_name_with_typed_options():
+    assert list(STUDIES) == ["layers", "metrics", "untrained"]
+    for study in STUDIES.values():
+        flags = [field for field in dataclasses.fields(study.options) if "help" in field.metadata]
+        assert {"data", "output", "seed"} <= {field.name for field in flags}
+    with pytest.raises(InputError, match="expected one of layers"):
+        STUDIES.find("colours")
 
 
 def table(path):
@@ -148,7 +188,7 @@ def test_reader_scores_join_the_table(study, tmp_path):
         writer.writerow(["scan", "version", "reader", "score"])
         for (scan, version, _), rank in zip(images, order, strict=True):
             writer.writerows([(scan, version, "A", rank), (scan, version, "B", 2 * rank + 1)])
-    run_metric_study(data, output, **SMALL, readers=tmp_path / "readers.csv")
+    run(data, output, readers=str(tmp_path / "readers.csv"))
     found = {r["metric"]: r for r in table(output / "correlations.tsv") if r["target"] == "reader score"}
     assert float(found["lpips_alex"]["rho"]) == pytest.approx(1)
     assert float(found["readers: each with the others' mean"]["rho"]) == pytest.approx(1)
@@ -174,7 +214,7 @@ def test_bad_reader_tables_are_one_sentence(tmp_path, text, message):
 def test_a_folder_of_another_study_is_refused(study):
     data, output, _ = study
     with pytest.raises(InputError, match="seed"):
-        run_metric_study(data, output, **SMALL, seed=1)
+        run(data, output, seed=1)
 
 
 def test_scans_without_a_metric_do_not_enter_its_correlation():
@@ -204,6 +244,6 @@ def test_images_are_kept_for_readers(study, tmp_path, monkeypatch):
     few = {"x2 linear": 1, "x2 sinc": 1, "SNR 10": 1, "blur 1.5 px": 1}
     plan = metrics.plan_versions
     monkeypatch.setattr(metrics, "plan_versions", lambda *a: {k: v for k, v in plan(*a).items() if k in few})
-    run_metric_study(data[:1], tmp_path, **SMALL, keep_images=True)
+    run(data[:1], tmp_path, keep_images=True)
     image = io.read_dwi(tmp_path / "images" / "scan0" / "x2_sinc.nii.gz")
     assert image.signal.shape == (48, 60, 2, 7)

@@ -7,9 +7,13 @@ import pytest
 from DWISuperResLib import io, training
 from DWISuperResLib.errors import Cancelled, InputError
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.studies.untrained import LOSSES, MEASURES, conclusions, run_untrained_study
+from DWISuperResLib.studies.untrained import LOSSES, MEASURES, UntrainedOptions, conclusions, run_untrained_study
 
 NETWORK = {"residual": {"blocks": 1, "width": 8}}
+
+
+def run(scans, output, *, cancel=None, **options):
+    return run_untrained_study(UntrainedOptions(data=[str(scans)], output=output, **options), cancel=cancel)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +38,9 @@ def test_every_run_is_trained_once_and_scored_beside_the_noisy_scan(scans, tmp_p
         return len(calls) > 2
 
     with pytest.raises(Cancelled):
-        run_untrained_study([str(scans)], tmp_path, cancel=cancel, **options)
+        run(scans, tmp_path, cancel=cancel, **options)
     assert len(trained) == 2
-    report = run_untrained_study([str(scans)], tmp_path, **options)
+    report = run(scans, tmp_path, **options)
     assert [config.loss[0]["name"] for config in trained] == ["l1", "ssim", "untrained"]
     first, *others = (config.model_dump(exclude={"loss", "name", "output"}) for config in trained)
     assert all(other == first for other in others)
@@ -48,8 +52,8 @@ def test_every_run_is_trained_once_and_scored_beside_the_noisy_scan(scans, tmp_p
     assert page.count("<svg") == 2
     assert "best of 1 combinations" in page
     with pytest.raises(InputError, match="another noise"):
-        run_untrained_study([str(scans)], tmp_path, **options | {"noise": [5.0]})
-    run_untrained_study([str(scans)], tmp_path, **options)
+        run(scans, tmp_path, **options | {"noise": [5.0]})
+    run(scans, tmp_path, **options)
     assert len(trained) == 3
 
 
@@ -69,4 +73,4 @@ def test_conclusions_count_the_best_loss():
 )
 def test_what_cannot_be_run_is_said(scans, tmp_path, changes, says):
     with pytest.raises(InputError, match=says):
-        run_untrained_study([str(scans)], tmp_path, **{"networks": NETWORK, "patch": 24, **changes})
+        run(scans, tmp_path, **{"networks": NETWORK, "patch": 24, **changes})
