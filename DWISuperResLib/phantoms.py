@@ -83,7 +83,7 @@ def phantom(
     shape: Sequence[int] = (80, 96, 24),
     voxel_size: Sequence[float] = (2.0, 2.0, 2.5),
     *,
-    snr: float | None = 30.0,
+    snr: float | None = 40.0,
     seed: int = 0,
     supersampling: int = 3,
     shells: Sequence[tuple[float, int]] = ((0, 3), (1000, 16), (2000, 28)),
@@ -97,8 +97,7 @@ def phantom(
     voxel_size : three floats
         In mm.
     snr : float, optional
-        Signal of white matter without diffusion weighting over the standard deviation of the noise in each of
-        the two channels; None gives a noise-free scan.
+        Of the foreground's b0, see `DWI.foreground_b0`; None gives a noise-free scan.
     seed : int
         Sets the pattern of the sulci and the noise.
     supersampling : int
@@ -124,7 +123,7 @@ def phantom(
         signal[:, :, z] = _voxel_means(_signal(points, bvals, bvecs), shape, supersampling)
     if snr is not None:
         rng = np.random.default_rng((seed, 1))
-        sigma = TISSUE_SIGNALS[0] / snr
+        sigma = DWI(signal, affine, bvals, bvecs).foreground_b0() / snr
         for n in range(len(bvals)):
             signal[..., n] = rician(signal[..., n], sigma, rng)
     return DWI(signal, affine, bvals, bvecs, acquisition_axis=2)

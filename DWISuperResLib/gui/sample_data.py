@@ -25,7 +25,7 @@ def register_sample_data() -> None:
 
 
 def make_phantom(_source=None) -> list:
-    """A numerical brain phantom (2 b0 and 30 directions at b = 1000 s/mm², SNR 30) in a new DWI node."""
+    """A numerical brain phantom (2 b0 and 30 directions at b = 1000 s/mm², SNR 40) in a new DWI node."""
     import slicer.util
 
     from .. import mrml

@@ -65,7 +65,7 @@ def test_demo_on_a_scan_with_a_matrix_that_is_no_multiple_of_the_scale(checkpoin
 
 def test_fibre_errors_are_small_without_noise_and_grow_with_it():
     medians = []
-    for snr in (None, 8):
+    for snr in (None, 10):
         scan = phantoms.phantom((34, 42, 8), VOXEL, snr=snr)
         errors = demo.fibre_errors(evaluate(scan, 2, (), methods=("nearest",)))
         medians.append([float(text.rstrip("°")) for text in errors.values()])
