@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
@@ -63,3 +64,11 @@ def to_svg(figure: Figure) -> str:
         + f' style="--natural: {7.4 * figure.get_figwidth():.1f}em">'
         + rest
     )
+
+
+def in_page_ink(axes: Axes) -> None:
+    """Ticks and frame in the page's text colour, on the page's own ground."""
+    axes.patch.set_visible(False)
+    axes.tick_params(colors=INK, which="both", labelsize=8)
+    for spine in axes.spines.values():
+        spine.set_color(INK)

@@ -11,7 +11,7 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .drawing import INK, PAGE, colours, label_of, to_svg
+from .drawing import INK, PAGE, colours, in_page_ink, label_of, to_svg
 from .evaluate import Candidate, Evaluation
 from .regions import REGIONS
 
@@ -87,13 +87,11 @@ def _plot(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def _style(axes: Axes, x: str, y: str) -> None:
-    axes.patch.set_visible(False)
+    in_page_ink(axes)
     axes.set_xlabel(x, color=INK, fontsize=9)
     axes.set_ylabel(y, color=INK, fontsize=9)
-    axes.tick_params(colors=INK, which="both", labelsize=8)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(INK)
 
 
 def _weight(candidate: Candidate) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _periods(rows: Sequence[dict[str, Any]]) -> str:
 def _errors(rows: Sequence[dict[str, Any]], levels: Sequence[float | None]) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, in_page_ink, to_svg
 
     losses = list(dict.fromkeys(row["loss"] for row in rows))
     figure = Figure(figsize=(PAGE, 3.0), layout="constrained")
@@ -111,12 +111,9 @@ def _errors(rows: Sequence[dict[str, Any]], levels: Sequence[float | None]) -> s
             known = {row["loss"]: row[measure] for row in rows if row["snr"] == level}
             colour = CHECKPOINT_COLOURS[n % len(CHECKPOINT_COLOURS)]
             axes.plot([known.get(loss, np.nan) for loss in losses], "o-", ms=4, lw=1, color=colour, label=_name(level))
-        axes.patch.set_visible(False)
+        in_page_ink(axes)
         axes.set_title(measure, color=INK, fontsize=10)
         axes.set_xticks(range(len(losses)), losses, rotation=60, color=INK, fontsize=8)
-        axes.tick_params(colors=INK, labelsize=8)
-        for spine in axes.spines.values():
-            spine.set_color(INK)
     axes.legend(fontsize=7, frameon=False, labelcolor=INK)
     return to_svg(figure)
 

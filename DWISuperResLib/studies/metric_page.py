@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
 
 Rows = Sequence[dict[str, Any]]
 SHOWN = ("PSNR", "SSIM", "ssfd")
@@ -56,7 +53,7 @@ def page_sections(rows: Rows, table: Rows) -> list[tuple[str, list[tuple[str, st
 def _intervals(table: Rows) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, in_page_ink, to_svg
 
     targets = list(dict.fromkeys(row["target"] for row in table))
     metrics = list(dict.fromkeys(row["metric"] for row in table))
@@ -74,14 +71,14 @@ def _intervals(table: Rows) -> str:
         axes.set_title(target, color=INK, fontsize=10)
         axes.set_yticks(range(len(metrics)), metrics[::-1], color=INK, fontsize=8)
         axes.set_xlim(-1.05, 1.05)
-        _style(axes)
+        in_page_ink(axes)
     return to_svg(figure)
 
 
 def _scatter(rows: Rows, target: str, names: Sequence[str]) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, INTERPOLATION_COLOURS, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, INTERPOLATION_COLOURS, PAGE, in_page_ink, to_svg
 
     colours = (*INTERPOLATION_COLOURS, *CHECKPOINT_COLOURS)
     scans = list(dict.fromkeys(row["scan"] for row in rows))
@@ -96,18 +93,9 @@ def _scatter(rows: Rows, target: str, names: Sequence[str]) -> str:
             axes.plot(*points.T, "o", ms=3, alpha=0.8, color=colours[n % len(colours)], label=scan)
         axes.set_xlabel(name, color=INK, fontsize=9)
         axes.set_ylabel(target, color=INK, fontsize=9)
-        _style(axes)
+        in_page_ink(axes)
     figure.legend(
         *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=7, frameon=False,
         labelcolor=INK,
     )  # fmt: skip
     return to_svg(figure)
-
-
-def _style(axes: Axes) -> None:
-    from ..evaluation.drawing import INK
-
-    axes.patch.set_visible(False)
-    axes.tick_params(colors=INK, labelsize=8)
-    for spine in axes.spines.values():
-        spine.set_color(INK)

@@ -238,7 +238,7 @@ def _keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
 def _curves(rows: Sequence[Row], network: str) -> str:
     from matplotlib.figure import Figure
 
-    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, to_svg
+    from ..evaluation.drawing import CHECKPOINT_COLOURS, INK, PAGE, in_page_ink, to_svg
 
     figure = Figure(figsize=(PAGE, 2.6), layout="constrained")
     for axes, measure in zip(figure.subplots(1, len(MEASURES)), MEASURES, strict=True):
@@ -247,12 +247,9 @@ def _curves(rows: Sequence[Row], network: str) -> str:
             colour = INK if loss == "noisy" else CHECKPOINT_COLOURS[n % len(CHECKPOINT_COLOURS)]
             style = ":" if loss == "noisy" else "o-"
             axes.plot([r["noise %"] for r in here], [r[measure] for r in here], style, ms=4, color=colour, label=loss)
-        axes.patch.set_visible(False)
+        in_page_ink(axes)
         axes.set_title(measure, color=INK, fontsize=10)
         axes.set_xlabel("noise, %", color=INK, fontsize=8)
-        axes.tick_params(colors=INK, labelsize=8)
-        for spine in axes.spines.values():
-            spine.set_color(INK)
     axes.legend(fontsize=7, frameon=False, labelcolor=INK)
     return to_svg(figure)
 
