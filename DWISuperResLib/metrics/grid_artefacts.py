@@ -7,8 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.ndimage import distance_transform_edt
-from scipy.stats import gamma
 
 from ..errors import InputError
 
@@ -96,6 +94,8 @@ def grid_artefact_index(
     NoSliceError
         If the mask leaves no slice.
     """
+    from scipy.stats import gamma
+
     images = np.asarray(images)
     images = images[None] if images.ndim == 2 else images
     if images.ndim != 3 or not np.isfinite(images).all():
@@ -156,6 +156,8 @@ def _cut_to_mask(images: NDArray, mask: ArrayLike | None) -> tuple[NDArray, NDAr
 
 def _power(images: NDArray, inside: NDArray | None, size: list[int]) -> NDArray:
     """Windowed periodograms of the slices with contents; a sinusoid's two frequencies sum to its mean square."""
+    from scipy.ndimage import distance_transform_edt
+
     images = images.astype(np.float64)
     full = np.multiply.outer(*(np.hanning(n + 2)[1:-1] for n in images.shape[1:]))
     window = np.broadcast_to(full, images.shape)
@@ -202,5 +204,5 @@ def _peaks(power: NDArray, period: int) -> tuple[NDArray, NDArray, NDArray]:
     return np.stack(found, 1) + floor, np.stack(expected, 1) + floor, np.array(pairs)
 
 
-def _decibel(ratio):
+def _decibel(ratio: ArrayLike) -> NDArray[np.float64]:
     return 10 * np.log10(ratio)

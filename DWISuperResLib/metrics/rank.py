@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import bootstrap, rankdata
 
 from ..errors import InputError
 
@@ -37,6 +36,8 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0, resamples: in
     InputError
         If shapes differ, there are fewer than three items, or values are not finite.
     """
+    from scipy.stats import bootstrap
+
     first, second = (np.atleast_2d(np.asarray(a, np.float64)) for a in (x, y))
     if first.shape != second.shape or first.shape[1] < 3 or not np.isfinite([first, second]).all():
         raise InputError(
@@ -83,6 +84,8 @@ def _known(x: NDArray[np.float64], y: NDArray[np.float64]) -> float:
 
 def _spearman(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
     """Along the last axis; 0 where either is constant, since then it tells nothing."""
+    from scipy.stats import rankdata
+
     a, b = (rankdata(v, axis=-1) for v in (x, y))
     a, b = (v - v.mean(-1, keepdims=True) for v in (a, b))
     length = np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
