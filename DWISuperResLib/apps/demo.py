@@ -11,7 +11,7 @@ import numpy as np
 
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import write_report
-from ..io import output_directory, read_dwi, write_dwi, write_image
+from ..io import b_value_warning, output_directory, read_dwi, write_dwi, write_image
 from ..microstructure import angular_error
 from ..phantoms import phantom, phantom_truth
 from ..resampling.degradation import degrade
@@ -65,6 +65,8 @@ def demo(
     with output_directory(output, overwrite) as folder:
         progress(0.0, "Scanning the phantom" if scan is None else f"Reading {scan}")
         dwi = phantom() if scan is None else read_dwi(scan)
+        if warning := b_value_warning(dwi.bvals):
+            progress(0.0, f"Warning: {warning}")
         if scan is None:
             write_dwi(dwi, folder / "original.nii.gz")
         write_dwi(degrade(dwi, scale, axis=options.get("axis")), folder / "low_resolution.nii.gz")
