@@ -36,6 +36,12 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0, resamples: in
     ------
     InputError
         If shapes differ, there are fewer than three items, or values are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(rank_correlation(np.arange(8.0), np.arange(8.0) ** 2).rho, 6)
+    1.0
     """
     first, second = (np.atleast_2d(np.asarray(a, np.float64)) for a in (x, y))
     if first.shape != second.shape or first.shape[1] < 3 or not np.isfinite([first, second]).all():
