@@ -130,7 +130,13 @@ def _sum_of_volumes(signal: NDArray[np.float32], volumes: Iterable[int]) -> NDAr
 
 
 def shells(bvals: NDArray[np.float64]) -> list[NDArray[np.intp]]:
-    """Indices of the volumes of each shell above b0, by rising b; a gap of over 100 s/mm² starts a new shell."""
+    """Indices of the volumes of each shell above b0, by rising b; a gap of over 100 s/mm² starts a new shell.
+
+    Examples
+    --------
+    >>> shells(np.array([0.0, 1000, 2000, 995, 5]))
+    [array([3, 1]), array([2])]
+    """
     bvals = np.asarray(bvals)
     order = np.argsort(bvals, kind="stable")
     order = order[bvals[order] > B0_THRESHOLD]

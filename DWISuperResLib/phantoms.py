@@ -113,6 +113,12 @@ def phantom(
     ------
     InputError
         If a size, the SNR or the table of shells is not positive.
+
+    Examples
+    --------
+    >>> scan = phantom((16, 20, 4), (10, 10, 20), snr=None, supersampling=1, shells=((0, 1), (1000, 6)))
+    >>> scan.signal.shape, scan.bvals.tolist()
+    ((16, 20, 4, 7), [0.0, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0, 1000.0])
     """
     if snr is not None and not snr > 0:
         raise InputError(f"The SNR of the phantom is {snr}; expected a positive number, or None for no noise.")
@@ -142,6 +148,12 @@ def phantom_truth(
     ------
     InputError
         If a size is not positive.
+
+    Examples
+    --------
+    >>> truth = phantom_truth((16, 20, 4), (10, 10, 20), supersampling=1)
+    >>> truth.fa.shape, bool(truth.fa.max() < 1), float(truth.fa[0, 0, 0])
+    ((16, 20, 4), True, 0.0)
     """
     affine = _affine(shape, voxel_size, supersampling)
     tissues = np.empty((*shape, len(TISSUES)), dtype=np.float32)

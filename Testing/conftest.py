@@ -1,6 +1,8 @@
-"""Shared fixtures: where development data lie, and small deterministic scans."""
+"""What tests share: the oracles that answers are compared with, real scans among them, and small scans."""
 
 import os
+import shutil
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +10,68 @@ import pytest
 
 from DWISuperResLib.dwi import DWI
 
+collect_ignore_glob = ["slicer_host/*.py"]  # no tests; without slicer-core it cannot be imported
+
+SCANS = Path(os.environ.get("DWISUPERRES_SHARED", Path(__file__).parents[2] / "shared")) / "data"
+MRTRIX = ("mrgrid", "mrinfo", "dwi2tensor", "tensor2metric")
+
+
+def _modules(*names: str) -> str | None:
+    return names[0] if all(find_spec(name) for name in names) else None
+
+
+ORACLES = {
+    "mrtrix3": (lambda: all(map(shutil.which, MRTRIX)) and shutil.which(MRTRIX[0]), f"MRtrix3 ({', '.join(MRTRIX)})"),
+    "chromium": (
+        lambda: next(
+            filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
+        ),
+        "Chromium (Debian package chromium)",
+    ),
+    "fastai": (lambda: _modules("fastai"), "fastai (pip install dwi-superres[test])"),
+    "lpips": (lambda: _modules("lpips"), "lpips (pip install dwi-superres[test])"),
+    "slicer": (lambda: _modules("slicer", "PySide6"), "slicer-core and PySide6 (pip install dwi-superres[slicer])"),
+    "scans": (
+        lambda: str(SCANS) if SCANS.is_dir() else None,
+        f"the development data in {SCANS} (set DWISUPERRES_SHARED to its parent)",
+    ),
+}
+"""By name: how it is found, and what to install where it is not."""
+
+_required = False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--require-oracles",
+        action="store_true",
+        help=f"fail, rather than skip, where an oracle is missing: {', '.join(ORACLES)}",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    global _required
+    _required = config.getoption("--require-oracles")
+
+
+def oracle(name: str) -> str:
+    """Path or module of an oracle; without it the test, or the file, skips, or fails with --require-oracles.
+
+    Every test that compares with something not everybody has begins with this.
+    """
+    find, what = ORACLES[name]
+    found = find()
+    if found:
+        return found
+    if _required:
+        pytest.fail(f"--require-oracles: needs {what}", pytrace=False)
+    pytest.skip(f"needs {what}", allow_module_level=True)
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder with the development scans; tests that ask for it skip where it is absent."""
-    root = Path(os.environ.get("DWISUPERRES_SHARED", Path(__file__).parents[2] / "shared"))
-    if not (root / "data").is_dir():
-        pytest.skip(f"needs the development data in {root}/data (set DWISUPERRES_SHARED to its parent)")
-    return root / "data"
+    """Folder with the development scans."""
+    return Path(oracle("scans"))
 
 
 def oblique_affine(

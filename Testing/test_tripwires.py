@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from Testing.conftest import oracle
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -53,8 +55,7 @@ def test_requirements_of_slicer_are_those_of_the_library():
 def test_imports_stay_light(code):
     """Neither the module nor its open panel loads what crashes or slows Slicer, and nothing is installed."""
     if "slicer_host" in code:
-        pytest.importorskip("slicer", reason="needs slicer-core")
-        pytest.importorskip("PySide6", reason="needs PySide6-Essentials")
+        oracle("slicer")
     heavy = (
         "torch",
         "torchvision",

@@ -65,6 +65,14 @@ class Card:
     ------
     InputError
         If a field has the wrong type or an impossible value.
+
+    Examples
+    --------
+    >>> card = Card("thin", "sr_unet", {"width": 8}, factors=(2, (1, 1, 3)))
+    >>> card.served_text, card.scales
+    ('1x1x3, 2', (2,))
+    >>> card.serves(coarse=(48, 48, 20), fine=(96, 96, 20), axis=2)
+    True
     """
 
     name: str
@@ -175,7 +183,17 @@ class Card:
 
 
 def describe(card: Card) -> str:
-    """The card as text for people, a line a fact; what is not known is left out."""
+    """The card as text for people, a line a fact; what is not known is left out.
+
+    Examples
+    --------
+    >>> print(describe(Card("thin", "sr_unet", {"width": 8}, factors=(2,), licence="Apache-2.0")))
+    Name           thin
+    Task           super-resolution x2 in-plane
+    Architecture   sr_unet(width=8)
+    Normalisation  volume
+    Licence        Apache-2.0
+    """
     served = card.served_text.split(", ") if card.factors else []
     scales = [f"x{text}" if "x" in text else f"x{text} in-plane" for text in served]
     arguments = ", ".join(f"{name}={json.dumps(value)}" for name, value in card.arguments.items())

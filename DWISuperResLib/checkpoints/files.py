@@ -39,7 +39,15 @@ _WIDTHS = {"F16": 2, "BF16": 2, "F32": 4, "F64": 8, "I32": 4, "I64": 8, "U8": 1,
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A card with its weights (name -> float32 or integer tensor, on the CPU)."""
+    """A card with its weights (name -> float32 or integer tensor, on the CPU).
+
+    Examples
+    --------
+    >>> checkpoint = load_checkpoint("default")
+    >>> network = checkpoint.network()
+    >>> network.training, type(network).__name__
+    (False, 'SRUNet')
+    """
 
     card: Card
     weights: dict[str, Tensor]
@@ -55,7 +63,13 @@ class Checkpoint:
 
 
 def shipped_checkpoints() -> list[str]:
-    """Names of the checkpoints that come with the library, sorted."""
+    """Names of the checkpoints that come with the library, sorted.
+
+    Examples
+    --------
+    >>> shipped_checkpoints()
+    ['default', 'ssfd', 'without_b15']
+    """
     return sorted(path.stem for path in CATALOGUE.glob("*.safetensors"))
 
 
@@ -66,6 +80,11 @@ def resolve(name_or_path: str | os.PathLike[str]) -> Path:
     ------
     InputError
         If there is neither such a name nor such a file.
+
+    Examples
+    --------
+    >>> resolve("default").name
+    'default.safetensors'
     """
     if name_or_path in shipped_checkpoints():
         return CATALOGUE / f"{name_or_path}.safetensors"
@@ -85,6 +104,11 @@ def read_card(name_or_path: str | os.PathLike[str]) -> Card:
     ------
     InputError
         If the file is no safetensors file, or its card is missing or impossible.
+
+    Examples
+    --------
+    >>> read_card("default").task
+    'super-resolution'
     """
     path = resolve(name_or_path)
     try:
@@ -109,6 +133,12 @@ def load_checkpoint(name_or_path: str | os.PathLike[str] = "default") -> Checkpo
     ------
     InputError
         If the file is damaged, altered, or its weights are not those of its architecture.
+
+    Examples
+    --------
+    >>> checkpoint = load_checkpoint("default")
+    >>> checkpoint.card.architecture, checkpoint.card.task
+    ('sr_unet', 'super-resolution')
     """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -164,6 +194,15 @@ def save_checkpoint(
         If the file exists and `overwrite` is not set, or the weights are not the architecture's.
     ProcessingError
         If the file cannot be written.
+
+    Examples
+    --------
+    >>> from DWISuperResLib.networks import build
+    >>> network = build("sr_unet", width=8)
+    >>> card = Card("thin", "sr_unet", {"width": 8}, factors=(2,))
+    >>> saved = save_checkpoint("thin.safetensors", network.state_dict(), card)
+    >>> saved.sha256 == load_checkpoint("thin.safetensors").card.sha256
+    True
     """
     import torch
     from safetensors.torch import save
@@ -228,6 +267,12 @@ def import_fastai(
     ------
     InputError
         If the file holds anything but plain weights (``learn.export`` does), or not this network's.
+
+    Examples
+    --------
+    >>> import_fastai("model.pth", "model.safetensors")
+    Traceback (most recent call last):
+    DWISuperResLib.errors.InputError: There is no file model.pth.
     """
     from ..networks.weights import read_fastai
 

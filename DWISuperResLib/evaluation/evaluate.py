@@ -202,6 +202,14 @@ def evaluate(
         If no method or checkpoint is given, or one cannot be used.
     Cancelled
         If `cancel` returned True.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((32, 36, 3), (5, 5, 30), supersampling=1)
+    >>> result = evaluate(scan, 2, checkpoints=(), methods=("nearest", "sinc"), distances=())
+    >>> result.score("sinc", "fa", "mae") < result.score("nearest", "fa", "mae")
+    True
     """
     methods = tuple(UPSAMPLERS) if methods is None else methods
     inference = InferenceOptions(**options)

@@ -239,7 +239,15 @@ def _has_units_of_signal(name: str) -> bool:
 
 
 def volume_groups(dwi: DWI) -> dict[str, NDArray[np.intp]]:
-    """Volumes by b-value: "b0", then "b1000", ... (mean b of each shell, to 50 s/mm²)."""
+    """Volumes by b-value: "b0", then "b1000", ... (mean b of each shell, to 50 s/mm²).
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((4, 4, 4), supersampling=1, shells=((0, 2), (1000, 3)))
+    >>> volume_groups(scan)
+    {'b0': array([0, 1]), 'b1000': array([2, 3, 4])}
+    """
     groups = {"b0": np.flatnonzero(dwi.is_b0)} if dwi.is_b0.any() else {}
     return groups | {f"b{round(dwi.bvals[s].mean() / 50) * 50:d}": np.sort(s) for s in shells(dwi.bvals)}
 

@@ -91,6 +91,15 @@ def super_resolve(
         If a single slice does not fit into the device's memory.
     Cancelled
         If `cancel` said so.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import degrade, phantom
+    >>> scan = phantom((32, 32, 2), (4, 5, 40), snr=None, supersampling=1, shells=((0, 1), (1000, 6)))
+    >>> low = degrade(scan, 2)
+    >>> result = super_resolve(low, "default", 2, device="cpu")
+    >>> result.spatial_shape, np.array_equal(result.bvecs, scan.bvecs)
+    ((32, 32, 2), True)
     """
     run = _Run(dwi, checkpoint, scale, InferenceOptions(**options), mask)
     return run(progress, cancel)[0]
@@ -115,6 +124,14 @@ def super_resolve_with_uncertainty(
     DWI, array (X, Y, Z, N)
         The result; the standard deviation over the members in signal units (before the projection of `consistent`),
         zero where the result is interpolated.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import degrade, phantom
+    >>> low = degrade(phantom((32, 32, 2), (4, 5, 40), supersampling=1, shells=((0, 1), (1000, 6))), 2)
+    >>> result, spread = super_resolve_with_uncertainty(low, "default", 2, device="cpu")
+    >>> spread.shape == result.signal.shape, bool(spread.min() >= 0)
+    (True, True)
     """
     run = _Run(dwi, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), mask)
     result, spread = run(progress, cancel, keep_spread=True)

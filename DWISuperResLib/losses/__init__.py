@@ -43,6 +43,12 @@ class CompositeLoss(nn.Module):
         gradient table.
     needs_float32 : bool
         True where a term loses too much in half precision.
+
+    Examples
+    --------
+    >>> loss = build_loss([{"name": "l1"}, {"name": "fa", "weight": 0.1}])
+    >>> loss.needs_gradients, list(loss.weights)
+    (True, ['l1', 'fa'])
     """
 
     def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float], description: list[dict]) -> None:

@@ -34,6 +34,15 @@ def register_backbone(name: str) -> Callable[[Factory], Factory]:
     The factory takes `taps` (names, or None for its default) and its own options, and returns a module
     that maps images (B, 1, H, W) to a dict of tap name to features (B, C, h, w), runs no layer beyond the
     deepest tap, and carries `taps` (tuple of names) and `description` (JSON values for a checkpoint's card).
+
+    Examples
+    --------
+    >>> @register_backbone("toy")
+    ... def toy(taps=None):
+    ...     return nn.Identity()
+    >>> "toy" in backbones()
+    True
+    >>> del _BACKBONES["toy"]
     """
 
     def decorate(factory: Factory) -> Factory:

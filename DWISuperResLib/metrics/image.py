@@ -98,7 +98,13 @@ def psnr(pair: Pair) -> float:
 
 
 def nrmse(pair: Pair) -> float:
-    """Root mean squared error over the region's mean reference; NaN where that is zero."""
+    """Root mean squared error over the region's mean reference; NaN where that is zero.
+
+    Examples
+    --------
+    >>> nrmse(Pair(np.full((2, 2, 2), 4.0), np.full((2, 2, 2), 3.0)))
+    0.25
+    """
     mean = float(pair.values[0].mean(dtype=np.float64))
     return float(np.sqrt(np.square(pair.error).mean())) / mean if mean else math.nan
 
@@ -108,6 +114,12 @@ def ssim(pair: Pair) -> float:
 
     Gaussian window of 11 voxels, sigma 1.5, k = 0.01 and 0.03 (Wang et al. 2004, doi:10.1109/TIP.2003.819861), of at
     most `SSIM_VOLUMES` volumes.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).random((16, 16, 2))
+    >>> round(ssim(Pair(image, image)), 6)
+    1.0
     """
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -130,6 +142,12 @@ def ms_ssim(pair: Pair) -> float:
 
     It has no voxelwise map: it is the mean over the slices of the box around the region, background too, with as many
     of the five scales as that box has room for, their exponents rescaled to sum to one.
+
+    Examples
+    --------
+    >>> image = np.random.default_rng(0).random((64, 64, 1))
+    >>> round(ms_ssim(Pair(image, image)), 6)
+    1.0
     """
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
@@ -202,6 +220,15 @@ def residual_spectrum(
     power : array, shape (bins,)
         Mean squared modulus of the unitary Fourier transform: for white noise at every frequency its variance
         times the masked fraction.
+
+    Examples
+    --------
+    White noise has the same power, its variance, at every frequency.
+
+    >>> noise = np.random.default_rng(0).normal(scale=3, size=(64, 64, 40))
+    >>> frequency, power = residual_spectrum(noise, bins=4)
+    >>> frequency.tolist(), bool(np.all(np.abs(power - 9) < 0.5))
+    ([0.0625, 0.1875, 0.3125, 0.4375], True)
     """
     residual, _, mask = _checked(residual, residual, mask)
     images = np.moveaxis(residual * mask[..., None], slice_axis, 2)

@@ -35,6 +35,12 @@ def rank_correlation(x: ArrayLike, y: ArrayLike, *, seed: int = 0, resamples: in
     ------
     InputError
         If shapes differ, there are fewer than three items, or values are not finite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> round(rank_correlation(np.arange(8.0), np.arange(8.0) ** 2).rho, 6)
+    1.0
     """
     from scipy.stats import bootstrap
 

@@ -43,6 +43,13 @@ class Metric:
         Shown in summaries.
     short : str
         What follows the map in the names of training's scores ("fa_error"), where not `name`.
+
+    Examples
+    --------
+    >>> METRICS["psnr"].heading, METRICS["psnr"].higher_is_better
+    ('PSNR (dB)', True)
+    >>> METRICS["psnr"].measure(Pair(np.full((2, 2, 2), 10.0), np.full((2, 2, 2), 9.0)))
+    20.0
     """
 
     name: str

@@ -36,7 +36,18 @@ _CLASSES: dict[str, type[nn.Module]] = {}
 
 
 def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
-    """Class decorator: make a network buildable by `name`."""
+    """Class decorator: make a network buildable by `name`.
+
+    Examples
+    --------
+    >>> from torch import nn
+    >>> @register("toy")
+    ... class Toy(nn.Module):
+    ...     pass
+    >>> type(build("toy")) is Toy, "toy" in architectures()
+    (True, True)
+    >>> del _CLASSES["toy"]
+    """
 
     def add(cls: type[nn.Module]) -> type[nn.Module]:
         _CLASSES[name] = cls
@@ -46,7 +57,13 @@ def register(name: str) -> Callable[[type[nn.Module]], type[nn.Module]]:
 
 
 def architectures() -> tuple[str, ...]:
-    """Names `build` knows, sorted."""
+    """Names `build` knows, sorted.
+
+    Examples
+    --------
+    >>> {"sr_unet", "dynamic_unet"} <= set(architectures())
+    True
+    """
     return tuple(sorted({*_HOMES, *_CLASSES}))
 
 
@@ -64,6 +81,12 @@ def build(architecture: str, **arguments) -> nn.Module:
     ------
     InputError
         If the architecture is unknown or does not take these arguments.
+
+    Examples
+    --------
+    >>> network = build("residual")
+    >>> network.view.dimensions, network.training
+    (2, True)
     """
     if architecture not in architectures():
         raise InputError(f"Unknown architecture {architecture!r}; expected one of {', '.join(architectures())}.")
@@ -88,6 +111,15 @@ def fold(network: nn.Module) -> nn.Module:
 
     Weight norm and spectral norm always; batch norm where it comes next after a convolution among a module's children,
     which in the networks here, as in torchvision's, means that it is applied to that convolution's output.
+
+    Examples
+    --------
+    >>> import torch
+    >>> network = build("dncnn")
+    >>> x = torch.rand(1, network.view.channels, 8, 8)
+    >>> before = network.eval()(x, (8, 8))
+    >>> torch.allclose(fold(network)(x, (8, 8)), before, atol=1e-5)
+    True
     """
     from torch import nn
     from torch.nn.utils import parametrize

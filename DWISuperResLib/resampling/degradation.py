@@ -83,6 +83,16 @@ def degrade(
     ------
     InputError
         For an unknown model, an impossible scale, a blur or an SNR that is not positive.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((16, 20, 4), (2, 2, 2.5), snr=None, supersampling=1)
+    >>> low = degrade(scan, 2)
+    >>> low.spatial_shape, low.voxel_sizes.tolist()
+    ((8, 10, 4), [4.0, 4.0, 2.5])
+    >>> degrade(scan, "1x1x2", model="area").spatial_shape
+    (16, 20, 2)
     """
     degradation = DEGRADATIONS.find(model)
     axis = slice_axis(dwi, axis)
@@ -139,6 +149,15 @@ DEGRADATIONS["paper"] = Degradation("cubic decimation without anti-aliasing", _o
 
 
 def rician(signal: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Magnitude of `signal` with complex Gaussian noise of standard deviation `sigma` in each channel."""
+    """Magnitude of `signal` with complex Gaussian noise of standard deviation `sigma` in each channel.
+
+    Examples
+    --------
+    Without signal, what is left is the noise, with the mean of a Rayleigh distribution.
+
+    >>> noise = rician(np.zeros(100_000, np.float32), 1.0, np.random.default_rng(0))
+    >>> round(float(noise.mean()), 2), round(float(np.sqrt(np.pi / 2)), 2)
+    (1.25, 1.25)
+    """
     noise = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(sigma)
     return np.hypot(signal + noise[0], noise[1])

@@ -115,6 +115,13 @@ class Scale:
         ------
         InputError
             If it is no scale, or a factor lies outside 1 to `MAX_FACTOR`.
+
+        Examples
+        --------
+        >>> from DWISuperResLib import phantom
+        >>> scan = phantom((16, 20, 4), (2, 2, 2.5), snr=None, supersampling=1)  # the slice axis is the third
+        >>> [str(Scale.parse(value, scan)) for value in (2, "2.5", "1x1x3", "1.25mm")]
+        ['2x2x1', '2.5x2.5x1', '1x1x3', '1.6x1.6x2']
         """
         if isinstance(value, Scale):
             return value
@@ -151,15 +158,35 @@ class Scale:
         return cls.of(*numbers)
 
     def fine_shape(self, shape: Sequence[int]) -> Shape:
-        """Matrix of the finer grid over the field of view of a coarser one."""
+        """Matrix of the finer grid over the field of view of a coarser one.
+
+        Examples
+        --------
+        >>> Scale.of(2.5, 2.5, 1).fine_shape((13, 10, 7))
+        (33, 25, 7)
+        """
         return self._shape(n * f for n, f in zip(shape, self.factors, strict=True))
 
     def coarse_shape(self, shape: Sequence[int]) -> Shape:
-        """Matrix of the coarser grid over the field of view of a finer one."""
+        """Matrix of the coarser grid over the field of view of a finer one.
+
+        Examples
+        --------
+        >>> Scale.of(2, 2, 1).coarse_shape((81, 106, 76))
+        (41, 53, 76)
+        """
         return self._shape(n / f for n, f in zip(shape, self.factors, strict=True))
 
     def refine(self, affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
-        """Affine of the finer grid, given that and the matrix of the coarser one."""
+        """Affine of the finer grid, given that and the matrix of the coarser one.
+
+        Examples
+        --------
+        The outer edges stay where they are: the first of two voxels of 0.5 mm lies a quarter of 1 mm before the centre.
+
+        >>> Scale.of(2, 2, 1).refine(np.eye(4), (8, 8, 8))[0].tolist()
+        [0.5, 0.0, 0.0, -0.25]
+        """
         return regridded_affine(affine, shape, self.fine_shape(shape))
 
     def coarsen(self, affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:

@@ -65,13 +65,31 @@ def interpolate(
         For an unknown method or an impossible scale.
     Cancelled
         If `cancel` said so.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import degrade, phantom
+    >>> scan = phantom((16, 20, 4), (2, 2, 2.5), snr=None, supersampling=1)
+    >>> low = degrade(scan, 2)
+    >>> interpolate(low, 2).spatial_shape
+    (16, 20, 4)
+    >>> interpolate(low, "2.5mm", method="linear").voxel_sizes.round(3).tolist()
+    [2.462, 2.5, 2.5]
     """
     upsample = UPSAMPLERS.find(method)
     return upsample(dwi, Scale.parse(scale, dwi, axis), progress, cancel)
 
 
 def separable(kernel: str) -> Upsampler:
-    """The upsampler that applies `operator(n_in, n_out, kernel)` along every axis whose length changes."""
+    """The upsampler that applies `operator(n_in, n_out, kernel)` along every axis whose length changes.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((16, 20, 4), (2, 2, 2.5), snr=None, supersampling=1)
+    >>> separable("nearest")(scan, Scale.of(1, 1, 2)).spatial_shape
+    (16, 20, 8)
+    """
 
     def upsample(dwi: DWI, scale: Scale, progress: Progress | None = None, cancel: Cancel | None = None) -> DWI:
         shape = scale.fine_shape(dwi.spatial_shape)

@@ -35,6 +35,13 @@ def option(default: Any, text: str = "", *, fixed: bool = True) -> Any:
         Help; with it, the field is a flag of the command line.
     fixed : bool
         Whether a study that is resumed must be asked the same.
+
+    Examples
+    --------
+    >>> from dataclasses import make_dataclass
+    >>> Asked = make_dataclass("Asked", [("runs", int, option(3, "how many"))])
+    >>> Asked().runs
+    3
     """
     metadata = {"help": text, "fixed": fixed}
     return (
@@ -46,7 +53,15 @@ def option(default: Any, text: str = "", *, fixed: bool = True) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyOptions:
-    """What every study is asked; a field with a help text is a flag of the command line."""
+    """What every study is asked; a field with a help text is a flag of the command line.
+
+    Examples
+    --------
+    >>> from dataclasses import fields
+    >>> options = StudyOptions(data=["scans"], output=Path("study"))
+    >>> options.asked(), [f.name for f in fields(options) if f.metadata["help"]]
+    ({'seed': 42}, ['data', 'output', 'seed'])
+    """
 
     data: Sequence[str] = field(metadata={"help": "DWI files, folders searched for them, or patterns", "fixed": False})
     output: Path = field(metadata={"help": "study folder; resumed if it exists", "fixed": False})
@@ -148,6 +163,12 @@ class Study:
     options : type
         Its options, a `StudyOptions`.
     run : callable (options, progress, cancel) -> path of its page
+
+    Examples
+    --------
+    >>> from DWISuperResLib.studies import STUDIES
+    >>> issubclass(STUDIES["layers"].options, StudyOptions)
+    True
     """
 
     summary: str

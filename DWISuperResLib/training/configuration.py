@@ -206,7 +206,13 @@ class Validation(Section):
 
 
 class Configuration(Section):
-    """Everything a training run depends on."""
+    """Everything a training run depends on.
+
+    Examples
+    --------
+    >>> validated({"data": {"scans": ["scan.nii.gz"]}, "scales": [2, "1x1x3"]}).scales
+    ((2.0, 2.0, 1.0), (1.0, 1.0, 3.0))
+    """
 
     name: str = Field(default="model", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     output: Path = Path("training")
@@ -265,6 +271,13 @@ def load_configuration(path: str | Path, overrides: Sequence[str] = ()) -> Confi
     ------
     InputError
         One sentence naming the key, what was found and what was expected.
+
+    Examples
+    --------
+    >>> from DWISuperResLib.resources import RESOURCES
+    >>> configuration = load_configuration(RESOURCES / "Configurations/default.yaml", ["schedule.epochs=3"])
+    >>> configuration.task, configuration.schedule.epochs
+    ('super-resolution', 3)
     """
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
@@ -278,7 +291,14 @@ def load_configuration(path: str | Path, overrides: Sequence[str] = ()) -> Confi
 
 
 def validated(tree: dict[str, Any]) -> Configuration:
-    """Configuration from plain data; InputError names the first key that is wrong."""
+    """Configuration from plain data; InputError names the first key that is wrong.
+
+    Examples
+    --------
+    >>> validated({"data": {"scans": ["scan.nii.gz"]}, "schedule": {"epochs": 0}})
+    Traceback (most recent call last):
+    DWISuperResLib.errors.InputError: Configuration: schedule.epochs: Input should be greater than 0 (found 0).
+    """
     try:
         return Configuration.model_validate(tree)
     except PydanticError as error:

@@ -181,8 +181,6 @@ def test_shipped_names_resolve(saved, tmp_path, monkeypatch):
 
 def test_every_shipped_checkpoint_loads():
     names = checkpoints.shipped_checkpoints()
-    if not names:
-        pytest.skip("no checkpoint ships yet")
     assert "default" in names
     for name in names:
         checkpoint = load_checkpoint(name)

@@ -1,7 +1,6 @@
 """The report: pictures stand the way the page says, the verdict follows the numbers, and the page stands alone."""
 
 import re
-import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -15,7 +14,7 @@ from DWISuperResLib.evaluation.evaluate import assess, evaluate
 from DWISuperResLib.evaluation.selfchecks import Check
 from DWISuperResLib.evaluation.summary import summary_table, verdict
 from DWISuperResLib.phantoms import phantom
-from Testing.conftest import oblique_affine
+from Testing.conftest import oblique_affine, oracle
 
 CHECKS = [
     Check("grid artefacts", 0.4, 3.0, False, "Nothing to do."),
@@ -180,10 +179,7 @@ def test_a_scan_without_b0_can_be_compared(tmp_path):
 
 @pytest.fixture(scope="module")
 def chromium():
-    binary = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if binary is None:
-        pytest.skip("needs Chromium (Debian package chromium)")
-    return binary
+    return oracle("chromium")
 
 
 def render(chromium, page, target, *options):

@@ -3,7 +3,6 @@
 import contextlib
 import gzip
 import itertools
-import shutil
 import subprocess
 import tracemalloc
 from dataclasses import replace
@@ -20,9 +19,8 @@ from DWISuperResLib import io
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
 from DWISuperResLib.io import streams
-from Testing.conftest import oblique_affine
+from Testing.conftest import oblique_affine, oracle
 
-needs_mrtrix = pytest.mark.skipif(shutil.which("mrinfo") is None, reason="needs MRtrix3's mrinfo")
 any_file = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -91,9 +89,9 @@ def assert_same_scan(first: DWI, second: DWI):
     assert first.acquisition_axis == second.acquisition_axis
 
 
-@needs_mrtrix
 @pytest.mark.parametrize("affine", list(all_affines()))
 def test_directions_are_those_of_mrtrix(affine, tmp_path):
+    oracle("mrtrix3")
     dwi = scan(affine)
     io.write_dwi(dwi, tmp_path / "scan.nii")
     gradients = mrtrix_gradients(tmp_path / "scan.nii", tmp_path / "scan.bval", tmp_path / "scan.bvec")
@@ -110,8 +108,8 @@ def real_scans(shared_data):
     return scans
 
 
-@needs_mrtrix
 def test_directions_of_real_scans_are_those_of_mrtrix(shared_data, tmp_path):
+    oracle("mrtrix3")
     images = real_scans(shared_data)
     for image in images:
         copy = tmp_path / image.name

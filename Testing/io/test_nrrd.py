@@ -1,7 +1,6 @@
 """NRRD and NHDR: files as pynrrd and Slicer's tools write them, every space and axis order, hostile headers."""
 
 import contextlib
-import importlib.util
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,7 +14,7 @@ from hypothesis import strategies as st
 
 from DWISuperResLib import io
 from DWISuperResLib.errors import InputError
-from Testing.conftest import oblique_affine
+from Testing.conftest import oblique_affine, oracle
 
 from .test_nifti import assert_same_scan, scans
 
@@ -354,18 +353,17 @@ if target:
     storage.SetFileName(target)
     assert storage.WriteData(node)
 """
-needs_slicer = pytest.mark.skipif(importlib.util.find_spec("slicer") is None, reason="needs slicer-core")
 
 
 def in_slicer(source, table, target=""):
     """What Slicer's own reader makes of a file; written again at `target`."""
+    oracle("slicer")
     command = [sys.executable, "-c", IN_SLICER, str(source), str(table), str(target)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return np.load(table)
 
 
-@needs_slicer
 @pytest.mark.parametrize("name", ["slicer_nrrd/test_small_dataset1.nrrd", "tosh_7006.nrrd"])
 def test_gradients_of_real_files_are_those_that_slicer_shows(name, shared_data, tmp_path):
     dwi = io.read_dwi(shared_data / "formats" / name)
@@ -376,7 +374,6 @@ def test_gradients_of_real_files_are_those_that_slicer_shows(name, shared_data, 
     np.testing.assert_allclose(dwi.bvecs, table["bvecs"] / np.where(lengths > 0, lengths, 1), atol=1e-9)
 
 
-@needs_slicer
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr"])
 def test_slicer_reads_what_is_written_and_the_other_way_round(suffix, shells, tmp_path):
     io.write_dwi(shells, tmp_path / f"ours{suffix}")

@@ -12,6 +12,7 @@ from DWISuperResLib.errors import InputError, MissingDependencyError
 from DWISuperResLib.metrics import deep, deep_networks
 from DWISuperResLib.metrics.deep import DISTANCES, DeepDistance, available_distances, distance, sample_slices
 from DWISuperResLib.resources import RESOURCES
+from Testing.conftest import oracle
 
 RUNS = [name for name in DISTANCES if name != "medvae"]
 
@@ -52,14 +53,16 @@ def rgb(slices):
 
 @pytest.mark.parametrize("weighted", [True, False])
 def test_lpips_vgg_is_that_of_the_lpips_package(slices, vgg_file, weighted):
-    lpips = pytest.importorskip("lpips")
+    oracle("lpips")
+    import lpips
+
     path, features = vgg_file
-    oracle = lpips.LPIPS(net="vgg", pnet_rand=True, lpips=weighted, verbose=False)
+    package = lpips.LPIPS(net="vgg", pnet_rand=True, lpips=weighted, verbose=False)
     stored = features.state_dict()
-    own = {k: stored[k.split(".", 1)[1]] for k in oracle.net.state_dict()}
-    oracle.net.load_state_dict(own)
+    own = {k: stored[k.split(".", 1)[1]] for k in package.net.state_dict()}
+    package.net.load_state_dict(own)
     with torch.no_grad():
-        expected = oracle(*rgb(slices), normalize=True).flatten().numpy()
+        expected = package(*rgb(slices), normalize=True).flatten().numpy()
     found = distance("lpips_vgg" if weighted else "lpips_vgg_unweighted", *slices, weights=path, data_range=1)
     np.testing.assert_allclose(found.by_slice, expected, rtol=1e-4)
     assert found.value == pytest.approx(expected.mean(), rel=1e-4)
@@ -67,23 +70,27 @@ def test_lpips_vgg_is_that_of_the_lpips_package(slices, vgg_file, weighted):
 
 
 def test_lpips_alex_is_that_of_the_lpips_package(slices, tmp_path):
-    lpips = pytest.importorskip("lpips")
-    oracle = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-    trunk = {f"features.{k.split('.', 1)[1]}": v for k, v in oracle.net.state_dict().items()}
+    oracle("lpips")
+    import lpips
+
+    package = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
+    trunk = {f"features.{k.split('.', 1)[1]}": v for k, v in package.net.state_dict().items()}
     torch.save(trunk, tmp_path / "alex.pth")
     with torch.no_grad():
-        expected = oracle(*rgb(slices), normalize=True).flatten().numpy()
+        expected = package(*rgb(slices), normalize=True).flatten().numpy()
     found = distance("lpips_alex", *slices, weights=tmp_path / "alex.pth", data_range=1)
     np.testing.assert_allclose(found.by_slice, expected, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("trunk", "width"), [("vgg", 512), ("alex", 256)])
 def test_shipped_lpips_weights_are_those_of_the_lpips_package(trunk, width):
-    lpips = pytest.importorskip("lpips")
-    oracle = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
+    oracle("lpips")
+    import lpips
+
+    package = lpips.LPIPS(net=trunk, pnet_rand=True, verbose=False)
     shipped = load_file(RESOURCES / f"Metrics/lpips_{trunk}.safetensors")
     assert shipped["tap4"].shape == (width,)
-    for n, linear in enumerate(oracle.lins):
+    for n, linear in enumerate(package.lins):
         assert torch.equal(shipped[f"tap{n}"], linear.model[1].weight.flatten())
 
 

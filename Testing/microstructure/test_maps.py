@@ -1,7 +1,6 @@
 """Tensor fits and masks against closed forms, DIPY, MRtrix3 and NumPy."""
 
 import dataclasses
-import shutil
 import subprocess
 import sys
 import tracemalloc
@@ -24,6 +23,7 @@ from DWISuperResLib.io import read_dwi
 from DWISuperResLib.microstructure import angular_error, brain_mask, compute_maps, map_names, maps, tensor
 from DWISuperResLib.microstructure.masks import median_filtered, otsu_threshold
 from DWISuperResLib.phantoms import phantom, phantom_truth
+from Testing.conftest import oracle
 
 SCANS = (
     "siemens_b15_dti20",
@@ -159,8 +159,7 @@ def test_maps_equal_dipy_on_real_scans(scan, name, fit):
 @pytest.fixture(scope="session")
 def mrtrix(shared_data, scan, tmp_path_factory):
     """Runs MRtrix3's tensor fit on a development scan: a reader of its FA and principal direction."""
-    if not (shutil.which("dwi2tensor") and shutil.which("tensor2metric")):
-        pytest.skip("needs MRtrix3 (dwi2tensor, tensor2metric) on the path")
+    oracle("mrtrix3")
 
     def fit(name):
         folder = tmp_path_factory.mktemp(name)

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from DWISuperResLib.checkpoints import import_fastai, load_checkpoint
@@ -12,14 +13,17 @@ from DWISuperResLib.errors import InputError, ProcessingError
 from DWISuperResLib.networks import build, fold
 from DWISuperResLib.networks.weights import from_fastai
 from DWISuperResLib.resampling.operators import operator
+from Testing.conftest import oracle
 
 PARAMETERS = 31_305_374
 
 
 def fastai_unet(size=(64, 64)):
+    oracle("fastai")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        vision = pytest.importorskip("fastai.vision.all")
+        from fastai.vision import all as vision
+
         options = {"blur": True, "norm_type": vision.NormType.Weight, "self_attention": True, "y_range": (-3, 3)}
         return vision.create_unet_model(vision.resnet18, 3, size, pretrained=False, **options)
 
@@ -193,7 +197,6 @@ def test_arguments_that_make_no_sense_are_refused(arguments, message):
 
 
 def test_imagenet_weights_from_a_file(tmp_path):
-    torchvision = pytest.importorskip("torchvision")
     torch.manual_seed(5)
     resnet = torchvision.models.resnet18(weights=None)
     torch.save(resnet.state_dict(), tmp_path / "resnet.pth")
@@ -222,7 +225,8 @@ def test_imagenet_download_is_checked_and_its_failure_told(tmp_path, monkeypatch
 
 @pytest.mark.parametrize("form", ["plain", "with optimiser", "parametrizations"])
 def test_import_of_what_fastai_saves(form, reference, tmp_path):
-    vision = pytest.importorskip("fastai.vision.all")
+    from fastai.vision import all as vision
+
     path, output = tmp_path / "model.pth", tmp_path / "model.safetensors"
     if form == "parametrizations":
         torch.save(_with_parametrizations(reference.state_dict()), path)

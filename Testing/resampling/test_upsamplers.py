@@ -1,6 +1,5 @@
 """Grid arithmetic, degradation and interpolation against closed forms, SciPy, PyTorch and nibabel."""
 
-import shutil
 import subprocess
 from dataclasses import replace
 
@@ -19,7 +18,7 @@ from DWISuperResLib.resampling.degradation import DEGRADATIONS, degrade
 from DWISuperResLib.resampling.operators import gaussian, operator
 from DWISuperResLib.resampling.scale import Scale
 from DWISuperResLib.resampling.upsamplers import UPSAMPLERS, interpolate
-from Testing.conftest import oblique_affine
+from Testing.conftest import oblique_affine, oracle
 
 FACTORS = st.fractions(1, 5, max_denominator=8)
 angles = st.tuples(*[st.floats(-3, 3)] * 3)
@@ -157,15 +156,12 @@ def test_what_is_no_scale_is_refused_in_words(small_dwi, scale):
         Scale.parse(scale, small_dwi)
 
 
-needs_mrtrix = pytest.mark.skipif(shutil.which("mrgrid") is None, reason="needs MRtrix3's mrgrid")
-
-
-@needs_mrtrix
 @pytest.mark.parametrize(
     ("scale", "option"),
     [("2x2x1", "2,2,1"), ("2.5x2.5x1", "2.5,2.5,1"), ("1x1x3", "1,1,3"), ("2x2.5x2", "2,2.5,2"), ("1.25mm", "1.25")],
 )
 def test_field_of_view_and_a_ramp_are_those_of_mrtrix(small_dwi, tmp_path, scale, option):
+    oracle("mrtrix3")
     shape = (13, 10, 7)
     x, y, z = np.meshgrid(*map(np.arange, shape), indexing="ij")
     position = apply_affine(small_dwi.affine, np.stack((x, y, z), -1))

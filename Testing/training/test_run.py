@@ -21,6 +21,7 @@ from DWISuperResLib.train import main
 from DWISuperResLib.training import load_configuration, train, validated
 from DWISuperResLib.training.configuration import Configuration, Schedule
 from DWISuperResLib.training.module import Training, learning_rates
+from Testing.conftest import oracle
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "Resources" / "Configurations").glob("*.yaml"))
 
@@ -169,7 +170,9 @@ def test_command_line_says_what_is_wrong(tmp_path, capsys):
 
 
 def test_schedule_is_fastais_fine_tune():
-    combined_cos = pytest.importorskip("fastai.callback.schedule").combined_cos
+    oracle("fastai")
+    from fastai.callback.schedule import combined_cos
+
     schedule = Schedule(
         epochs=105, freeze_epochs=5, learning_rate=1e-4, shape="one-cycle", warmup=0.3, encoder_ratio=100
     )
