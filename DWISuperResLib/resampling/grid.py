@@ -179,13 +179,17 @@ def crop(array: NDArray, shape: Sequence[int]) -> NDArray:
 
 def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("reference", "test")) -> None:
     """Raise InputError unless both volumes share matrix size and affine (to a hundredth of a voxel)."""
+    corners = [ras_corners(dwi.affine, dwi.spatial_shape) for dwi in (first, second)]
+    shift = np.abs(np.subtract(*corners)).max()
     if first.spatial_shape != second.spatial_shape:
+        advice = "resample one of them first"
+        if shift < 0.01 * first.voxel_sizes.min():
+            sizes = "x".join(f"{size:.6g}" for size in first.voxel_sizes)
+            advice = f"they show the same field of view, so make the {names[1]} again with the scale {sizes}mm"
         raise InputError(
             f"The {names[0]} has matrix {first.spatial_shape} and the {names[1]} {second.spatial_shape}; "
-            "both must lie on the same grid, so resample one of them first."
+            f"both must lie on the same grid: {advice}."
         )
-    corners = (ras_corners(dwi.affine, dwi.spatial_shape) for dwi in (first, second))
-    shift = np.abs(np.subtract(*corners)).max()
     if shift > 0.01 * first.voxel_sizes.min():
         raise InputError(
             f"The {names[0]} and the {names[1]} lie up to {shift:.3g} mm apart; both must lie on the same grid, "

@@ -132,6 +132,15 @@ def test_any_size_goes_down_and_up_to_where_it_was(small_dwi, shape, axis, scale
     np.testing.assert_allclose(low.bvecs, dwi.bvecs)
 
 
+def test_an_odd_matrix_comes_back_by_the_voxel_size_that_the_refusal_names(small_dwi):
+    odd = replace(small_dwi, signal=np.asfortranarray(small_dwi.signal[:11, :9]))
+    low = degrade(odd, 2)
+    with pytest.raises(InputError, match=r"scale 2x2x2\.5mm") as refusal:
+        grid.check_same_grid(odd, interpolate(low, 2, axis="k"))
+    scale = str(refusal.value).split("scale ")[-1].rstrip(".")
+    grid.check_same_grid(odd, interpolate(low, scale))
+
+
 @pytest.mark.parametrize(
     ("scale", "factors"),
     [
