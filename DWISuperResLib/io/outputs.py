@@ -15,6 +15,7 @@ import re
 import secrets
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ else:
 
 LONGEST_LABEL = 150
 """Bytes of a name that a temporary name repeats: file systems allow 255 in all."""
+SECONDS_BETWEEN_TRIES = 0.2
 _BEYOND_CONTENT = 1 << 20
 """Windows keeps others from reading locked bytes, so the byte that is locked lies behind the process number."""
 _OURS = re.compile(r"\..+\.(lock|\d+-[0-9a-f]{8}\.(tmp|old))")
@@ -93,11 +95,12 @@ def output_files(paths: Sequence[str | os.PathLike], overwrite: bool = False) ->
 
 
 @contextmanager
-def output_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
+def output_directory(path: str | os.PathLike, overwrite: bool = False, *, wait: bool = False) -> Iterator[Path]:
     """Temporary folder whose content becomes that of `path` on success and vanishes on failure.
 
     It lies beside a folder that does not exist yet, and in one that does: that may be a file system of its own. With
-    `overwrite`, what it holds replaces the files of the same names in an existing folder; other files there stay.
+    `overwrite`, what it holds replaces the files of the same names in an existing folder; other files there stay. With
+    `wait`, another run that is writing it is waited for.
 
     Raises
     ------
@@ -116,8 +119,9 @@ def output_directory(path: str | os.PathLike, overwrite: bool = False) -> Iterat
     _check_folder(place)
     try:
         with ExitStack() as stack:
-            stack.enter_context(_lock(target, place))
-            if existing and not overwrite and any(not _OURS.fullmatch(entry.name) for entry in target.iterdir()):
+            stack.enter_context(_lock(target, place, wait))
+            # Looked at again, as another run may have made it in the meantime.
+            if target.is_dir() and not overwrite and any(not _OURS.fullmatch(entry.name) for entry in target.iterdir()):
                 raise InputError(f"The folder {path} is not empty; choose another or allow overwriting (--overwrite).")
             _tidy_folder(target, place)
             token = _token()
@@ -173,12 +177,16 @@ def _beside(target: Path, token: str, kind: str) -> Path:
 
 
 @contextmanager
-def _lock(target: Path, folder: Path) -> Iterator[None]:
+def _lock(target: Path, folder: Path, wait: bool = False) -> Iterator[None]:
     """Be the only one to write `target`, by a lock on a file in `folder`."""
     path = folder / f".{_label(target)}.lock"
     while True:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         if not _try_lock(file):
+            if wait:
+                os.close(file)
+                time.sleep(SECONDS_BETWEEN_TRIES)
+                continue
             owner = ""
             os.lseek(file, 0, os.SEEK_SET)
             with suppress(OSError):

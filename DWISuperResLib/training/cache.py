@@ -189,7 +189,7 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
         "level": float(dwi.mean_b0()[mask].mean(dtype=np.float64)),
     }
     try:
-        with io.output_directory(folder) as temporary:
+        with io.output_directory(folder, wait=True) as temporary:
             # As a file holds it, X fastest: a slice of a volume is one piece, a block a few.
             dtype, shape = _compact_type(dwi), dwi.signal.shape
             signal = np.lib.format.open_memmap(temporary / "signal.npy", "w+", dtype, shape, fortran_order=True)

@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -230,6 +231,27 @@ def test_a_second_run_into_one_folder_is_refused_while_the_first_goes_on(existin
             pass
         fill(folder)
     assert set(contents(tmp_path)) == {"out/report.html", "out/figures/fa.png"}
+
+
+def test_a_run_that_waits_finds_what_the_other_has_written(tmp_path):
+    seen = []
+
+    def second():
+        try:
+            with io.output_directory(tmp_path / "out", wait=True):
+                seen.append("wrote")
+        except InputError as error:
+            seen.append(str(error))
+
+    thread = threading.Thread(target=second)
+    with io.output_directory(tmp_path / "out") as folder:
+        thread.start()
+        fill(folder)
+        thread.join(0.5)
+        assert not seen
+    thread.join(30)
+    assert "is not empty" in seen[0]
+    assert contents(tmp_path) == {"out/report.html": b"new", "out/figures/fa.png": b"new"}
 
 
 def test_scans_that_would_share_a_file_are_refused_before_anything_is_computed(tmp_path):
