@@ -137,12 +137,14 @@ def test_bad_input_is_one_sentence():
 def test_residuals_of_interpolation_are_no_grid(shape):
     from DWISuperResLib.phantoms import phantom
     from DWISuperResLib.resampling.degradation import degrade
+    from DWISuperResLib.resampling.scale import Scale
     from DWISuperResLib.resampling.upsamplers import interpolate
 
     dwi = phantom(shape, (210 / shape[1], 210 / shape[1], 6), supersampling=1, shells=((0, 1), (1000, 6)))
     for scale in (2, 3):
-        high = interpolate(degrade(dwi, scale), scale).signal[: shape[0], : shape[1]]
-        residual = (high - dwi.signal).transpose(3, 2, 0, 1).reshape(-1, *shape[:2])
+        low = degrade(dwi, scale)
+        high = interpolate(low, Scale.between(low.spatial_shape, shape))
+        residual = (high.signal - dwi.signal).transpose(3, 2, 0, 1).reshape(-1, *shape[:2])
         assert grid_artefact_index(residual).periods_found == ()
 
 
