@@ -4,7 +4,7 @@
 """
 
 from . import tensor, gqi  # noqa: F401, I001  (their models register themselves, in the order people see)
-from .maps import angular_error, compute_maps, principal_direction
+from .maps import angular_error, compute_maps
 from .masks import brain_mask
 from .models import MapInfo, MapModel, display_window, map_info, map_models, map_names, register_map_model
 
@@ -18,6 +18,5 @@ __all__ = [
     "map_info",
     "map_models",
     "map_names",
-    "principal_direction",
     "register_map_model",
 ]

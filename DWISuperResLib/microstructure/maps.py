@@ -83,11 +83,6 @@ def compute_maps(
     return {name: results[name] for name in maps}
 
 
-def principal_direction(dwi: DWI, mask: NDArray | None = None, *, fit: str = "wls") -> NDArray[np.float32]:
-    """(X, Y, Z, 3) unit vectors (RAS, sign arbitrary) along the tensor's largest eigenvalue; zero outside the mask."""
-    return compute_maps(dwi, ("direction",), mask=mask, fit=fit)["direction"]
-
-
 def angular_error(first: NDArray, second: NDArray) -> NDArray[np.float32]:
     """Angle in degrees, 0 to 90, between the axes of two fields of directions (..., 3), whatever their signs.
 
