@@ -214,7 +214,7 @@ def evaluate(
     methods = tuple(UPSAMPLERS) if methods is None else methods
     inference = InferenceOptions(**options)
     axis = slice_axis(dwi, inference.axis)
-    asked = Scale.parse(scale, dwi, axis)
+    asked = Scale.parse(scale, dwi, axis, coarser=True)
     if max(asked.factors) == 1 or not (methods or checkpoints):
         raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.

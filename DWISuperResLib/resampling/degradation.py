@@ -57,8 +57,9 @@ def degrade(
     ----------
     dwi : DWI
     scale : Scale, number, str or three numbers
-        How much coarser: 2 (in-plane), "2.5", "1x1x3": see `Scale.parse`. The result has the whole number of voxels
-        nearest to n / factor along each axis, over exactly the same field of view.
+        How much coarser: 2 (in-plane), "2.5", "1x1x3", or "4mm", the size of the coarser voxels: see `Scale.parse`.
+        The result has the whole number of voxels nearest to n / factor along each axis, over exactly the same field of
+        view.
     model : str
         One of `DEGRADATIONS`. "kspace" keeps the centre of k-space (a scanner with a smaller matrix); "gaussian"
         blurs; "area" averages; "paper" is cubic decimation without anti-aliasing, as Lohr & Werner 2026
@@ -96,7 +97,7 @@ def degrade(
     """
     degradation = DEGRADATIONS.find(model)
     axis = slice_axis(dwi, axis)
-    scale = Scale.parse(scale, dwi, axis)
+    scale = Scale.parse(scale, dwi, axis, coarser=True)
     if fwhm is not None and not degradation.has_width:
         raise InputError(f"fwhm has no meaning for the degradation {model!r}; leave it out, or use gaussian.")
     if snr is not None and not snr > 0:

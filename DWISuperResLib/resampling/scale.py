@@ -97,19 +97,21 @@ class Scale:
         return cls((first, second, third))
 
     @classmethod
-    def parse(cls, value: ScaleLike, dwi: DWI, axis: int | str | None = None) -> Scale:
+    def parse(cls, value: ScaleLike, dwi: DWI, axis: int | str | None = None, *, coarser: bool = False) -> Scale:
         """Understand a scale as users write it, up to `MAX_FACTOR`.
 
         Parameters
         ----------
         value : Scale, number, str or three numbers
             2 or "2.5": in-plane, that is along the two axes within the slices. "1x1x3": a factor for each voxel axis.
-            "1.25mm": to voxels of that size, as near as whole voxels allow; axes that are finer stay. "2x2x1.5mm":
-            the same with a size for each axis.
+            "1.25mm": to voxels of that size, as near as whole voxels allow; axes that are finer (or, to lower the
+            resolution, coarser) stay. "2x2x1.5mm": the same with a size for each axis.
         dwi : DWI
-            The scan on the coarser grid.
+            The scan at hand.
         axis : {0, 1, 2, "i", "j", "k"}, optional
             Slice axis, for an in-plane factor; see `grid.slice_axis`.
+        coarser : bool
+            Whether the scan at hand is the finer one, so that a voxel size is that of the coarser grid.
 
         Raises
         ------
@@ -125,32 +127,35 @@ class Scale:
         """
         if isinstance(value, Scale):
             return value
-        scale = cls._parsed(value, dwi, axis)
+        text = value.strip().lower() if isinstance(value, str) else ""
+        if text.endswith("mm"):
+            scale = cls._to_voxel_size(text, dwi, coarser)
+        else:
+            scale = cls._of_factors(text.split("x") if text else value, dwi, axis)
         if max(scale.factors) > MAX_FACTOR:
             raise scale._impossible()
         return scale
 
     @classmethod
-    def _parsed(cls, value: int | float | str | Sequence[float], dwi: DWI, axis: int | str | None) -> Scale:
-        if isinstance(value, str):
-            text = value.strip().lower()
-            numbers = [_fraction(part) for part in text.removesuffix("mm").split("x")]
-            if text.endswith("mm"):
-                sizes = [Fraction(float(size)).limit_denominator(10**6) for size in dwi.voxel_sizes]
-                wanted = numbers * 3 if len(numbers) == 1 else numbers
-                if len(wanted) != 3 or min(wanted) <= 0:
-                    raise _no_scale(value)
-                factors = [max(size / want, Fraction(1)) for size, want in zip(sizes, wanted, strict=True)]
-                if max(factors) == 1:
-                    raise InputError(
-                        f"The scale {value!r} asks for voxels no finer than the scan's "
-                        f"({' x '.join(f'{size:.3g}' for size in dwi.voxel_sizes)} mm); give a smaller size."
-                    )
-                return cls.of(*factors)
-        elif isinstance(value, Sequence):
-            numbers = [_fraction(part) for part in value]
-        else:
-            numbers = [_fraction(value)]
+    def _to_voxel_size(cls, text: str, dwi: DWI, coarser: bool) -> Scale:
+        numbers = [_fraction(part) for part in text.removesuffix("mm").split("x")]
+        wanted = numbers * 3 if len(numbers) == 1 else numbers
+        if len(wanted) != 3 or min(wanted) <= 0:
+            raise _no_scale(text)
+        sizes = [Fraction(float(size)).limit_denominator(10**6) for size in dwi.voxel_sizes]
+        ratios = [w / s if coarser else s / w for s, w in zip(sizes, wanted, strict=True)]
+        if max(ratios) <= 1:
+            raise InputError(
+                f"The scale {text!r} asks for voxels no {'coarser' if coarser else 'finer'} than the scan's "
+                f"({' x '.join(f'{size:.3g}' for size in dwi.voxel_sizes)} mm); give a "
+                f"{'larger' if coarser else 'smaller'} size."
+            )
+        return cls.of(*(max(ratio, Fraction(1)) for ratio in ratios))
+
+    @classmethod
+    def _of_factors(cls, value: int | float | str | Sequence[float | str], dwi: DWI, axis: int | str | None) -> Scale:
+        several = isinstance(value, Sequence) and not isinstance(value, str)
+        numbers = [_fraction(part) for part in (value if several else [value])]  # type: ignore[union-attr]
         if len(numbers) == 1:
             return cls.in_plane(numbers[0], slice_axis(dwi, axis))
         if len(numbers) != 3:

@@ -132,6 +132,15 @@ def test_any_size_goes_down_and_up_to_where_it_was(small_dwi, shape, axis, scale
     np.testing.assert_allclose(low.bvecs, dwi.bvecs)
 
 
+def test_a_voxel_size_is_that_of_the_grid_asked_for(small_dwi):
+    low = degrade(small_dwi, "4x4x5mm")
+    assert low.spatial_shape == (6, 5, 2)
+    np.testing.assert_allclose(low.voxel_sizes, (4, 4, 5))
+    grid.check_same_grid(interpolate(low, "2x2x2.5mm"), small_dwi)
+    with pytest.raises(InputError, match="no coarser than the scan's"):
+        degrade(small_dwi, "2mm")
+
+
 def test_an_odd_matrix_comes_back_by_the_voxel_size_that_the_refusal_names(small_dwi):
     odd = replace(small_dwi, signal=np.asfortranarray(small_dwi.signal[:11, :9]))
     low = degrade(odd, 2)
