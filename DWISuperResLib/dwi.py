@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .errors import InputError
 
@@ -143,7 +143,7 @@ def shells(bvals: NDArray[np.float64]) -> list[NDArray[np.intp]]:
     return np.split(order, np.flatnonzero(np.diff(bvals[order]) > 100) + 1) if order.size else []
 
 
-def _checked_affine(affine) -> NDArray[np.float64]:
+def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
     affine = np.array(affine, dtype=np.float64)
     if affine.shape != (4, 4):
         raise InputError(f"The affine has shape {affine.shape}; expected (4, 4).")
@@ -160,7 +160,9 @@ def _checked_affine(affine) -> NDArray[np.float64]:
     return affine
 
 
-def _checked_gradients(bvals, bvecs, n_volumes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _checked_gradients(
+    bvals: ArrayLike, bvecs: ArrayLike, n_volumes: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     bvals = np.array(bvals, dtype=np.float64)
     bvecs = np.array(bvecs, dtype=np.float64)
     if bvals.shape != (n_volumes,) or bvecs.shape != (n_volumes, 3):

@@ -84,7 +84,15 @@ def compute_maps(
 
 
 def principal_direction(dwi: DWI, mask: NDArray | None = None, *, fit: str = "wls") -> NDArray[np.float32]:
-    """(X, Y, Z, 3) unit vectors (RAS, sign arbitrary) along the tensor's largest eigenvalue; zero outside the mask."""
+    """(X, Y, Z, 3) unit vectors (RAS, sign arbitrary) along the tensor's largest eigenvalue; zero outside the mask.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> directions = principal_direction(phantom((16, 16, 4), (10, 10, 20), supersampling=1))
+    >>> bool(np.allclose(np.linalg.norm(directions, axis=-1), 1, atol=1e-4))
+    True
+    """
     return compute_maps(dwi, ("direction",), mask=mask, fit=fit)["direction"]
 
 
