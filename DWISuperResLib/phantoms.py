@@ -18,6 +18,8 @@ from .dwi import DWI
 from .errors import InputError
 from .resampling.degradation import rician
 
+Array = NDArray[np.float64]
+
 BUNDLES = ("callosum", "corticospinal", "longitudinal", "cingulum", "genu", "splenium", "corona")
 """Fibre bundles, straight (cingulum) or curved, that cross by twos and threes; the corona fills the rest."""
 TISSUES = ("white matter", "grey matter", "cerebrospinal fluid")
@@ -250,7 +252,7 @@ def _compose(points: NDArray[np.float64], waves: NDArray[np.float64], phases: ND
     )
 
 
-def _distance_to_fluid(unit, x, depth, waves, phases) -> NDArray[np.float64]:
+def _distance_to_fluid(unit: Array, x: Array, depth: Array, waves: Array, phases: Array) -> NDArray[np.float64]:
     """Approximate distance in mm to the fluid around the brain, in its sulci and between its hemispheres.
 
     Sulci are the zero sheets of a random wave field (unit variance, gradient of the order of its wave
@@ -269,12 +271,12 @@ def _rounded(across: NDArray[np.float64], along: NDArray[np.float64]) -> NDArray
     return outside + np.minimum(np.maximum(across, along), 0)
 
 
-def _inside(x, y, z, centre, semi_axes) -> NDArray[np.bool_]:
+def _inside(x: Array, y: Array, z: Array, centre: Sequence[float], semi_axes: Sequence[float]) -> NDArray[np.bool_]:
     a, b, c = semi_axes
     return ((x - centre[0]) / a) ** 2 + ((y - centre[1]) / b) ** 2 + ((z - centre[2]) / c) ** 2 < 1
 
 
-def _bundles(x, y, z) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+def _bundles(x: Array, y: Array, z: Array) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
     """Membership (n, B) and unit tangent (n, B, 3) of every bundle: tubes and sheets around parabolas.
 
     A bundle around z = c(x) has the tangent (1, 0, dc/dx) wherever it is, and so on for the other axes.

@@ -93,16 +93,6 @@ def test_translatable_strings_are_literals():
         assert not re.search(r"\b_\(\s*f[\"']", path.read_text(encoding="utf-8")), path
 
 
-def test_only_mrml_and_gui_know_slicer():
-    for path in (ROOT / "DWISuperResLib").rglob("*.py"):
-        room = path.relative_to(ROOT / "DWISuperResLib").parts[0]
-        text = path.read_text(encoding="utf-8")
-        if room not in ("mrml", "gui"):
-            assert not re.search(r"^\s*(import|from) (slicer|qt|ctk|vtk)\b", text, re.M), path
-        if room == "mrml":
-            assert not re.search(r"^\s*(import|from) (qt|ctk)\b", text, re.M), path
-
-
 def test_icon_and_screenshot():
     def size(path):
         data = path.read_bytes()

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from ..errors import MissingDependencyError
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
 from .options import Common, Writing, argument, degradations, names_of, option, positive, seed, upsamplers
@@ -105,7 +106,11 @@ class Train(Common):
     def __call__(self, report: Reporter) -> None:
         """Until its checkpoint is written."""
         report.status("Loading PyTorch and Lightning")
-        from ..train import train_from_file
-
-        checkpoint = train_from_file(self.config, self.overrides)
+        try:
+            from ..training import load_configuration, train
+        except ModuleNotFoundError as error:
+            raise MissingDependencyError(
+                f"Training needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
+            ) from error
+        checkpoint = train(load_configuration(self.config, self.overrides))
         report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))

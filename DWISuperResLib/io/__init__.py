@@ -56,6 +56,18 @@ def read_dwi(
     ------
     InputError
         Naming the file, what was found and what was expected.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((8, 10, 4), supersampling=1)
+    >>> write_dwi(scan, "scan.nii.gz")
+    >>> again = read_dwi("scan.nii.gz")
+    >>> np.array_equal(again.signal, scan.signal), np.array_equal(again.bvals, scan.bvals)
+    (True, True)
+    >>> read_dwi("scan.txt")
+    Traceback (most recent call last):
+    DWISuperResLib.errors.InputError: scan.txt is not named as an image; expected one of .nii.gz, .nii, .nrrd, .nhdr.
     """
     path = Path(path)
     fields = format_of(path).read_scan(path, bval, bvec)
@@ -87,6 +99,13 @@ def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False, com
         If a file exists, the folder does not, or a NRRD would have fewer than seven volumes, which Slicer cannot read.
     ProcessingError
         If writing fails.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> write_dwi(phantom((8, 10, 4), supersampling=1), "scan.nii.gz")
+    >>> sorted(path.name for path in Path().glob("scan.*"))
+    ['scan.bval', 'scan.bvec', 'scan.nii.gz']
     """
     with scan_outputs([path], overwrite=overwrite, compress=compress) as write:
         write(path, dwi)
@@ -118,6 +137,18 @@ def scan_outputs(
         As `write_dwi`; also if two outputs share a file, or another run is writing one of them.
     ProcessingError
         If writing fails.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((8, 10, 4), supersampling=1)
+    >>> with scan_outputs(["first.nii", "second.nrrd"]) as write:
+    ...     write("first.nii", scan)
+    ...     write("second.nrrd", scan)
+    ...     Path("first.nii").exists()
+    False
+    >>> Path("first.nii").exists(), Path("second.nrrd").exists()
+    (True, True)
     """
     groups = [output_names(Path(path), scan=True) for path in paths]
     with output_files([name for group in groups for name in group], overwrite) as temporary:
@@ -138,6 +169,13 @@ def read_image(path: str | os.PathLike) -> tuple[NDArray[np.float32], NDArray[np
     ------
     InputError
         Naming the file, what was found and what was expected.
+
+    Examples
+    --------
+    >>> write_image(np.ones((4, 5, 6), bool), np.diag([2, 2, 3, 1]), "mask.nii.gz")
+    >>> mask, affine = read_image("mask.nii.gz")
+    >>> mask.shape, np.diag(affine).tolist()
+    ((4, 5, 6), [2.0, 2.0, 3.0, 1.0])
     """
     path = Path(path)
     return format_of(path).read_image(path)
@@ -152,6 +190,12 @@ def write_image(array: ArrayLike, affine: ArrayLike, path: str | os.PathLike, *,
         If the array has another number of axes, the file exists, or the folder does not.
     ProcessingError
         If writing fails.
+
+    Examples
+    --------
+    >>> write_image(np.full((4, 5, 6), 0.5), np.eye(4), "fa.nrrd")
+    >>> float(read_image("fa.nrrd")[0].max())
+    0.5
     """
     path = Path(path)
     voxels = np.asarray(array)

@@ -36,6 +36,11 @@ class Format:
         Suffixes of the files that hold a scan's gradient table.
     voxels : tuple of str
         Suffixes of files beside the image that hold its voxels.
+
+    Examples
+    --------
+    >>> FORMATS[".nii.gz"].tables, FORMATS[".nhdr"].voxels
+    (('.bval', '.bvec'), ('.raw.gz',))
     """
 
     read_scan: Callable[[Path, str | os.PathLike | None, str | os.PathLike | None], tuple]
@@ -91,7 +96,13 @@ def image_suffix(path: str | os.PathLike) -> str:
 
 
 def format_of(path: str | os.PathLike) -> Format:
-    """How the file of this name is read and written; InputError as `image_suffix`."""
+    """How the file of this name is read and written; InputError as `image_suffix`.
+
+    Examples
+    --------
+    >>> format_of("scan.nrrd").tables
+    ()
+    """
     return FORMATS[image_suffix(path)]
 
 

@@ -265,7 +265,7 @@ def _read_data(
         return read_voxels(stream, capacity - max(byte_skip, 0), shape, dtype, source, volume_axis=volume_axis)
 
 
-def _length(stream) -> int:
+def _length(stream: IO[bytes]) -> int:
     """Bytes of a compressed stream, counted: gzip does not store them reliably."""
     length = 0
     while block := stream.read(1 << 20):

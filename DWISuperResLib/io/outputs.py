@@ -109,6 +109,13 @@ def output_directory(path: str | os.PathLike, overwrite: bool = False, *, wait: 
         writing it.
     ProcessingError
         If writing fails, a full disk among the reasons.
+
+    Examples
+    --------
+    >>> with output_directory("report") as temporary:
+    ...     _ = (temporary / "page.html").write_text("<p>done</p>")
+    >>> [path.name for path in Path("report").iterdir() if not path.name.startswith(".")]
+    ['page.html']
     """
     with _named(Path(path)):
         target = Path(path).resolve()

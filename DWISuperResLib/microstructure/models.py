@@ -70,6 +70,12 @@ class MapModel:
         `finish(maps, options)`: maps of the whole scan by name, (X, Y, Z), which it may change in place.
     needs : callable, optional
         `needs(wanted, options)`: the maps `finish` must see; by default the wanted ones.
+
+    Examples
+    --------
+    >>> tensor = map_models()[0]
+    >>> [info.label for info in tensor.maps][:4]
+    ['FA', 'MD', 'AD', 'RD']
     """
 
     name: str
@@ -90,6 +96,12 @@ def register_map_model(model: MapModel) -> MapModel:
     ------
     ValueError
         If another model has its name, one of its maps or one of its options.
+
+    Examples
+    --------
+    >>> register_map_model(map_models()[0])
+    Traceback (most recent call last):
+    ValueError: There is a model of maps called tensor already; choose another name.
     """
     models = (*_MODELS.values(), model)
     for what, names in (

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
 
@@ -67,7 +67,7 @@ def architectures() -> tuple[str, ...]:
     return tuple(sorted({*_HOMES, *_CLASSES}))
 
 
-def build(architecture: str, **arguments) -> nn.Module:
+def build(architecture: str, **arguments: Any) -> nn.Module:
     """Make a network, with freshly initialised weights, in training mode.
 
     Parameters
@@ -101,7 +101,15 @@ def build(architecture: str, **arguments) -> nn.Module:
 
 
 def check_keeps_grid(what: str, x: Tensor, size: Sequence[int]) -> None:
-    """InputError unless `size` is that of the images `x` (B, C, *n)."""
+    """InputError unless `size` is that of the images `x` (B, C, *n).
+
+    Examples
+    --------
+    >>> import torch
+    >>> check_keeps_grid("A denoiser", torch.zeros(1, 1, 8, 8), (16, 16))
+    Traceback (most recent call last):
+    DWISuperResLib.errors.InputError: A denoiser keeps the grid of (8, 8) pixels; it cannot make (16, 16) of it.
+    """
     if tuple(size) != tuple(x.shape[2:]):
         raise InputError(f"{what} keeps the grid of {tuple(x.shape[2:])} pixels; it cannot make {tuple(size)} of it.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
@@ -208,12 +208,12 @@ class Scale:
         return "x".join(_text(f) for f in self.factors)
 
     @staticmethod
-    def _shape(lengths) -> Shape:
+    def _shape(lengths: Iterable[Fraction]) -> Shape:
         first, second, third = (max(1, math.floor(n + Fraction(1, 2))) for n in lengths)
         return first, second, third
 
 
-def _fraction(value) -> Fraction:
+def _fraction(value: object) -> Fraction:
     text = str(value).strip()
     if isinstance(value, bool) or not (
         isinstance(value, Fraction) or re.fullmatch(r"\d{1,9}(\.\d{0,9})?|\.\d{1,9}", text)
@@ -222,7 +222,7 @@ def _fraction(value) -> Fraction:
     return Fraction(value if isinstance(value, Fraction) else text)
 
 
-def _no_scale(value) -> InputError:
+def _no_scale(value: object) -> InputError:
     return InputError(
         f"The scale is {value!r}; expected an in-plane factor (2 or 2.5), a factor for each voxel axis (1x1x3) or a "
         f"voxel size (1.25mm), factors from 1 to {MAX_FACTOR}."

@@ -11,8 +11,10 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ..dwi import DWI
 from ..errors import ProcessingError
 from ..losses import CompositeLoss
 from ..resampling.upsamplers import UPSAMPLERS
@@ -173,7 +175,7 @@ class Training(lightning.LightningModule):
             report.append(f"{name} {means[0, n]:.4g} ({best:.4g})")
         self.print(f"epoch {self.current_epoch}, network (best interpolation): {', '.join(report)}")
 
-    def _show(self, case: Case, test, differences) -> None:
+    def _show(self, case: Case, test: DWI, differences: dict[str, NDArray[np.float32]]) -> None:
         baseline = classical(case, "sinc")
         base_differences = score(case, baseline)[1]
         for logger in self.loggers:

@@ -63,6 +63,23 @@ def train(config: Configuration) -> Path:
         Before training, if configuration or data cannot be used.
     ProcessingError
         If the loss ceases to be finite.
+
+    Examples
+    --------
+    Two steps on the phantom; a network worth its name takes some thousands.
+
+    >>> from DWISuperResLib import load_checkpoint, phantom, write_dwi
+    >>> from DWISuperResLib.training import validated
+    >>> write_dwi(phantom((32, 32, 2), (4, 5, 40), supersampling=1, shells=((0, 1), (1000, 6))), "scan.nii.gz")
+    >>> path = train(validated({
+    ...     "name": "thin",
+    ...     "data": {"scans": ["scan.nii.gz"], "validation": [], "patch": 32, "workers": 0},
+    ...     "network": {"arguments": {"width": 4, "scales": [2]}},
+    ...     "schedule": {"epochs": 1, "steps_per_epoch": 2},
+    ...     "machine": {"accelerator": "cpu", "progress": False},
+    ... }))
+    >>> load_checkpoint(path).card.served_text
+    '2'
     """
     config = completed(config)
     output = config.output
