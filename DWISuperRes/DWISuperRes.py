@@ -1,5 +1,6 @@
 """DWISuperRes, the module as Slicer sees it: a thin shell around DWISuperResLib."""
 
+import contextlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from slicer.util import VTKObservationMixin
 if importlib.util.find_spec("DWISuperResLib") is None:  # run from the source tree, where the library lies one folder up
     sys.path.append(str(Path(__file__).resolve().parents[1]))
 
-from DWISuperResLib.gui import self_test
+from DWISuperResLib.gui import file_io, self_test
 from DWISuperResLib.gui.logic import Logic
 from DWISuperResLib.gui.panel import Panel
 from DWISuperResLib.gui.parameters import ParameterNode
@@ -67,6 +68,8 @@ class DWISuperResWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         self.panel = Panel(widget, self.logic)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartCloseEvent, self.onSceneStartClose)
         self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndCloseEvent, self.onSceneEndClose)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.StartImportEvent, self.onSceneStartImport)
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.EndImportEvent, self.onSceneEndImport)
         self.enter()
 
     def enter(self):
@@ -75,6 +78,7 @@ class DWISuperResWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         if parameters.inputVolume is None:
             parameters.inputVolume = slicer.mrmlScene.GetFirstNodeByClass("vtkMRMLDiffusionWeightedVolumeNode")
         self.panel.bind(parameters)
+        self.logic.warmUp()
 
     def exit(self):
         """Stop following it; what runs goes on."""
@@ -89,6 +93,15 @@ class DWISuperResWidget(ScriptedLoadableModuleWidget, VTKObservationMixin):
         """Start anew if the module is on screen."""
         if getattr(self.parent, "isEntered", True):  # a widget made by a script has no such parent
             self.enter()
+
+    def onSceneStartImport(self, _caller, _event):
+        """Let go of the parameters while a scene is loaded: its references do not resolve yet."""
+        self.panel.bind(None)
+
+    def onSceneEndImport(self, _caller, _event):
+        """Follow what the scene brought, and say nothing of what was before."""
+        self.onSceneEndClose(_caller, _event)
+        self.panel.forget()
 
     def cleanup(self):
         """Before the module is reloaded or Slicer exits."""
@@ -120,6 +133,68 @@ class DWISuperResLogic(Logic, ScriptedLoadableModuleLogic):
         return ParameterNode(ScriptedLoadableModuleLogic.getParameterNode(self))
 
 
+class DWISuperResFileReader:
+    """NIfTI with .bval and .bvec beside it, for Add Data and drag and drop (found by its name)."""
+
+    def __init__(self, parent):
+        self.parent = parent
+
+    def description(self):
+        """What the file is called in Add Data."""
+        return _("Diffusion-weighted NIfTI")
+
+    def fileType(self):
+        """The name for scripts."""
+        return file_io.FILE_TYPE
+
+    def extensions(self):
+        """For file dialogs."""
+        return [_("Diffusion-weighted NIfTI") + " (*.nii.gz *.nii)"]
+
+    def canLoadFile(self, filePath):
+        """Whether both tables lie beside it."""
+        return self.canLoadFileConfidence(filePath) > 0
+
+    def canLoadFileConfidence(self, filePath):
+        """See `file_io.read_confidence`."""
+        return file_io.read_confidence(filePath)
+
+    def load(self, properties):
+        """See `file_io.load`."""
+        return file_io.load(self.parent, properties, DWISuperResLogic())
+
+
+class DWISuperResFileWriter:
+    """A DWI as NIfTI with .bval and .bvec beside it, for Save and Export (found by its name)."""
+
+    def __init__(self, parent):
+        self.parent = parent
+
+    def description(self):
+        """What the format is called."""
+        return _("Diffusion-weighted NIfTI")
+
+    def fileType(self):
+        """The name for scripts."""
+        return file_io.FILE_TYPE
+
+    def extensions(self, _obj):
+        """For the format list of the Save dialog."""
+        return [_("Diffusion-weighted NIfTI") + f" ({suffix})" for suffix in file_io.SUFFIXES]
+
+    def canWriteObject(self, obj):
+        """DWI volumes only."""
+        return bool(obj.IsA("vtkMRMLDiffusionWeightedVolumeNode"))
+
+    def canWriteObjectConfidence(self, obj):
+        """Less than Slicer's NRRD writer, which stays the first choice."""
+        return file_io.WRITE_CONFIDENCE if self.canWriteObject(obj) else 0.0
+
+    def write(self, properties):
+        """See `file_io.write`."""
+        return file_io.write(self.parent, properties)
+
+
 class DWISuperResTest(ScriptedLoadableModuleTest):
     """The scenarios of the test suite, inside Slicer."""
 
@@ -139,7 +214,9 @@ class DWISuperResTest(ScriptedLoadableModuleTest):
             widget.parent.hide()
 
     def test_comparison(self):
-        self_test.check_comparison(DWISuperResLogic())
+        with contextlib.closing(DWISuperResLogic()) as logic:
+            self_test.check_comparison(logic)
 
     def test_super_resolution(self):
-        self_test.check_super_resolution(DWISuperResLogic())
+        with contextlib.closing(DWISuperResLogic()) as logic:
+            self_test.check_super_resolution(logic)

@@ -78,7 +78,8 @@ class Run(Writing):
                 report.status(f"Interpolating by {method}")
                 result = interpolate(dwi, self.scale, method=method, axis=self.inference.axis)
             else:
-                result, deviation, facts["warnings"] = self._super_resolve(dwi, report)
+                result, deviation, found = self._super_resolve(dwi, report)
+                facts |= found
             report.status(f"Writing {self.output}")
             if deviation is not None:
                 write(outputs[0], replace(result, signal=deviation))
@@ -98,11 +99,11 @@ class Run(Writing):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
 
-    def _super_resolve(self, dwi: DWI, report: Reporter) -> tuple[DWI, NDArray[np.float32] | None, list[str]]:
+    def _super_resolve(self, dwi: DWI, report: Reporter) -> tuple[DWI, NDArray[np.float32] | None, dict[str, list]]:
         mask = read_mask(self.mask, dwi)
         report.status("Loading the network")
         from ..checkpoints import load_checkpoint
-        from ..evaluation.selfchecks import warnings
+        from ..evaluation.selfchecks import checks_and_warnings
         from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         checkpoint = load_checkpoint(self.checkpoint or "default")
@@ -113,7 +114,8 @@ class Run(Writing):
         else:
             result = super_resolve(dwi, checkpoint, self.scale, **options)
         report(0.95, "Checking the result")
-        return result, deviation, warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
+        checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
+        return result, deviation, {"warnings": warnings, "checks": [asdict(check) for check in checks]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,7 +128,8 @@ def load_checkpoint(name_or_path: str | os.PathLike[str] = "default") -> Checkpo
     Returns
     -------
     Checkpoint
-        Weights stored in half precision come back as float32.
+        Weights stored in half precision come back as float32. A file that has not changed is not read again: do not
+        change its weights in place.
 
     Raises
     ------
@@ -140,10 +142,16 @@ def load_checkpoint(name_or_path: str | os.PathLike[str] = "default") -> Checkpo
     >>> checkpoint.card.architecture, checkpoint.card.task
     ('sr_unet', 'super-resolution')
     """
+    path = resolve(name_or_path)
+    state = path.stat()
+    return _load(path, (state.st_ino, state.st_size, state.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)  # a process that serves many commands reads and checks a file once; `network` copies the weights
+def _load(path: Path, _state: tuple[int, ...]) -> Checkpoint:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = resolve(name_or_path)
     card = read_card(path)
     try:
         stored = load_file(path)

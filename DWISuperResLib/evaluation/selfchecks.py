@@ -105,19 +105,19 @@ def self_checks(
     return checks
 
 
-def warnings(
+def checks_and_warnings(
     low: DWI,
     high: DWI,
     card: Card,
     uncertainty: NDArray[np.float32] | None = None,
     axis: int | str | None = None,
-) -> list[str]:
-    """A sentence for each of `self_checks` that fired; a failure to check is one, too, and does not cost the result."""
+) -> tuple[list[Check], list[str]]:
+    """`self_checks`, and a sentence for each that fired; a failure to check is one, too, and costs no result."""
     try:
         checks = self_checks(low, high, card, uncertainty, axis)
     except Exception as error:
-        return [f"The result could not be checked ({type(error).__name__}: {error})."]
-    return [
+        return [], [f"The result could not be checked ({type(error).__name__}: {error})."]
+    return checks, [
         f"{check.name[0].upper()}{check.name[1:]} is {check.value:.2g}, the limit {check.threshold:.2g}. {check.advice}"
         for check in checks
         if check.fired

@@ -1,7 +1,8 @@
-"""One command in a child process: started in a group of its own, read without ever blocking, ended with all it started.
+"""A child process: started in a group of its own, read without ever blocking, ended with all it started.
 
 Its output goes to files rather than pipes: a poll never waits, a child that says much never stalls, and what it said is
-there when it has died. Needs neither Qt nor Slicer.
+there when it has died. Its input is a pipe that closes with this process, however this ends: a child that reads from it
+learns so. Needs neither Qt nor Slicer.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _running: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
 
 class ChildProcess:
-    """Start `command`; what it prints is kept in `folder`.
+    """Start `command`; what it prints is kept in `folder`, and what it is told is sent by `send`.
 
     Parameters
     ----------
@@ -52,7 +53,7 @@ class ChildProcess:
         with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
             self._process = subprocess.Popen(
                 list(command),
-                stdin=subprocess.DEVNULL,
+                stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=err,
                 cwd=LIBRARY_PARENT,
@@ -75,11 +76,27 @@ class ChildProcess:
         *lines, self._rest = (self._rest + data).split(b"\n")
         return [message for message in map(_message, lines) if message]
 
-    def said(self, characters: int = 4000) -> str:
-        """The end of what it printed beside the protocol, for the details of an error."""
-        lines = self._stdout.read_bytes().split(b"\n")
+    def send(self, message: Mapping[str, Any]) -> None:
+        """Tell it something: one line of JSON on its standard input.
+
+        Raises
+        ------
+        OSError
+            If it has ended.
+        """
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(message).encode("ascii") + b"\n")
+        self._process.stdin.flush()
+
+    def mark(self) -> tuple[int, int]:
+        """How much it has printed, for `said`."""
+        return self._stdout.stat().st_size, self._stderr.stat().st_size
+
+    def said(self, since: tuple[int, int] = (0, 0), characters: int = 4000) -> str:
+        """The end of what it printed beside the protocol since a `mark`, for the details of an error."""
+        lines = self._stdout.read_bytes()[since[0] :].split(b"\n")
         noise = b"\n".join(line for line in lines if line.strip() and not _message(line))
-        text = noise + b"\n" + self._stderr.read_bytes()
+        text = noise + b"\n" + self._stderr.read_bytes()[since[1] :]
         return text[-characters:].decode("utf-8", errors="replace").strip()
 
     def stop(self) -> None:
@@ -90,6 +107,8 @@ class ChildProcess:
                 self._process.wait(SECONDS_TO_STOP)
             self._signal_tree(polite=False)
             self._process.wait()
+        with contextlib.suppress(OSError):  # a line that nobody will read
+            self._process.stdin.close()  # type: ignore[union-attr]
         _running.discard(self)
 
     def _signal_tree(self, *, polite: bool) -> None:

@@ -15,15 +15,19 @@ from .paths import resource
 
 TORCH = ">=2.2"
 REQUIREMENTS = "DWISuperRes-requirements.txt"
-READERS = ("nibabel",)
-"""What reading NIfTI files in the Slicer process needs."""
+READERS = ("nibabel", "pynrrd")
+"""What reading and writing files in the Slicer process needs."""
 
 
 class Dependencies:
     """Finds out without importing anything; installs only what the user agreed to."""
 
-    def ensure(self) -> None:
-        """Everything the computation needs.
+    def complete(self) -> bool:
+        """Whether everything is there; asks and installs nothing."""
+        return torch_state() == "present" and not _missing(_requirements())
+
+    def ensure(self) -> bool:
+        """Everything the computation needs; True if something was installed.
 
         Raises
         ------
@@ -43,7 +47,7 @@ class Dependencies:
             )
         packages = _missing(_requirements())
         if torch == "present" and not packages:
-            return
+            return False
         lines = [_("Super-resolution needs Python packages that are not installed yet:"), ""]
         if torch == "missing":
             lines.append(_("- PyTorch, runs the networks (about 0.3 GB; 3 GB with support for NVIDIA GPUs)"))
@@ -62,12 +66,13 @@ class Dependencies:
             self._install_torch()
         if packages:
             self._install(packages)
+        return True
 
     def ensure_readers(self) -> None:
         """What "Load DWI" needs; errors as for `ensure`."""
         packages = _missing([r for r in _requirements() if r.startswith(READERS)])
         if packages:
-            question = _("Reading NIfTI files needs the Python package {names} (about 5 MB). Install it now?")
+            question = _("Such files need Python packages: {names} (about 5 MB). Install them now?")
             self._confirm(question.format(names=", ".join(packages)))
             self._install(packages)
 

@@ -11,6 +11,7 @@ from slicer.i18n import tr as _
 
 from .. import mrml
 from ..errors import Cancelled, DWISuperResError, InputError
+from .file_io import table_beside
 
 
 class InputSection:
@@ -42,9 +43,8 @@ class InputSection:
         """Load a file and choose it; ask for .bval and .bvec that are not beside it."""
         tables: dict[str, str] = {}
         if path.endswith((".nii", ".nii.gz")):
-            stem = path.removesuffix(".gz").removesuffix(".nii")
             for kind in ("bval", "bvec"):
-                if not _beside(stem, kind):
+                if table_beside(path, kind) is None:
                     title = _("{kind} file of {name}").format(kind=kind, name=Path(path).name)
                     tables[kind] = chosen_path(
                         qt.QFileDialog.getOpenFileName(self._panel.widget, title, str(Path(path).parent))
@@ -66,11 +66,6 @@ def show_volume(node) -> None:
     """Show a volume in the slice views, where there are any."""
     if slicer.app.layoutManager() is not None:
         slicer.util.setSliceViewerLayers(background=node, fit=True)
-
-
-def _beside(stem: str, kind: str) -> bool:
-    names = (f"{stem}.{kind}", f"{stem}.{kind}s", str(Path(stem).with_name(f"{kind}s")))
-    return any(Path(name).is_file() for name in names)
 
 
 def chosen_path(chosen) -> str:

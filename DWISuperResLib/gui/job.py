@@ -1,4 +1,4 @@
-"""A job: commands run one after another in child processes, then their results taken over; it can be cancelled.
+"""A job: commands run one after another in a child process, then their results taken over; it can be cancelled.
 
 It owns the temporary folder and removes it however it ends. Its caller drives it: `wait()` blocks, or a timer polls.
 """
@@ -13,10 +13,9 @@ import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ..errors import Cancelled, DWISuperResError, InputError, MissingDependencyError, ProcessingError
-from .child import ChildProcess
 
 _POLL_SECONDS = 0.05
 _KINDS: dict[str, type[DWISuperResError]] = {
@@ -32,6 +31,23 @@ class Step:
     weight: float = 1.0
 
 
+class Running(Protocol):
+    """A command on its way, in a child of its own or in one that is shared."""
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; negative: the signal that ended it."""
+
+    def read(self) -> list[dict[str, Any]]:
+        """The messages since the last call."""
+
+    def said(self) -> str:
+        """The end of what it printed beside the messages."""
+
+    def stop(self) -> None:
+        """End it, if it has not ended, with everything it started."""
+
+
 class Job:
     """Commands and what becomes of their results.
 
@@ -43,8 +59,8 @@ class Job:
         The job's own folder, from `make_folder`; removed at the end.
     finish : callable(list of result messages) -> object
         Takes the results over while the folder still exists.
-    environment : mapping, optional
-        Of the child processes.
+    launch : callable(command, folder) -> Running
+        Starts a command; `folder` is an empty one for what it prints.
     on_progress, on_finished : callable(Job), optional
         Called from `poll`.
 
@@ -63,16 +79,16 @@ class Job:
         folder: Path,
         finish: Callable[[list[dict[str, Any]]], Any],
         *,
-        environment: Mapping[str, str] | None = None,
+        launch: Callable[[Sequence[str], Path], Running],
         on_progress: Callable[[Job], None] | None = None,
         on_finished: Callable[[Job], None] | None = None,
     ):
         self._steps = list(steps)
-        self._folder, self._finish, self._environment = folder, finish, environment
+        self._folder, self._finish, self._launch = folder, finish, launch
         self._on_progress, self._on_finished = on_progress, on_finished
         self._results: list[dict[str, Any]] = []
         self._pending: dict[str, Any] | None = None
-        self._child: ChildProcess | None = None
+        self._child: Running | None = None
         self._step = -1
         self.state = "running"
         self.fraction, self.message, self.device = 0.0, "", ""
@@ -162,9 +178,12 @@ class Job:
         output.mkdir()
         command = list(self._steps[self._step].command(self._results))
         try:
-            self._child = ChildProcess(command, output, self._environment)
+            self._child = self._launch(command, output)
+        except DWISuperResError as error:
+            self._end("failed", error)
         except OSError as error:
-            self._end("failed", ProcessingError(f"{command[0]} could not be started ({error}); reinstall 3D Slicer."))
+            text = f"Python could not be started for the computation ({error}); install 3D Slicer again."
+            self._end("failed", ProcessingError(text))
 
     def _explain(self, exit_code: int) -> str:
         said = self._child.said().lower() if self._child else ""
@@ -182,9 +201,9 @@ class Job:
 
     def _end(self, state: str, error: DWISuperResError | None) -> None:
         if self._child is not None:
-            self._child.stop()
             if state == "failed":
                 self.details = self.details or self._child.said()
+            self._child.stop()
         shutil.rmtree(self._folder, ignore_errors=os.name == "nt")  # Windows: a scanner may still hold a file
         self.state, self.error = state, error
         if state == "finished":

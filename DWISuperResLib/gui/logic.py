@@ -10,51 +10,81 @@ From the Python console:
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import qt
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from .. import mrml
-from ..errors import InputError
+from ..errors import DWISuperResError, InputError
+from ..inference.options import InferenceOptions
+from ..resampling.scale import Scale
+from .batch import Batch
 from .dependencies import Dependencies
+from .export import check_export, export_comparison
 from .job import Job, Step, check_space, make_folder
 from .paths import child_environment, python_executable, temporary_folder
+from .warm_child import WarmChild
 
 POLL_MILLISECONDS = 100
+IDLE_MINUTES = 5
+"""An idle child keeps PyTorch in memory (some 0.4 GB) for this long."""
 WARNINGS = "DWISuperRes.Warnings"
 """Attribute of a super-resolved node: what the self-checks warned of, a sentence a line."""
 
+OnJob = Callable[[Any], None]
+"""What wants to know of a `Job` or a `Batch`."""
+
 
 class Logic:
-    """One job at a time, computed in a child process.
+    """One job at a time, computed in a child process that stays for the next one.
 
     Parameters
     ----------
     python : str, optional
         The Python that computes; PythonSlicer by default.
-    dependencies : object with ensure() and ensure_readers(), optional
+    dependencies : object with ensure(), ensure_readers() and complete(), optional
     """
 
     def __init__(self, python: str | None = None, dependencies: Dependencies | None = None):
-        self._python = python
         self._dependencies = dependencies or Dependencies()
         self._devices: dict[str, str] = {}
         self._scene_observer: tuple[Any, int] | None = None
         self.job: Job | None = None
         """The running or the last job."""
+        self._batch: Batch | None = None
+        self._child = WarmChild(
+            lambda: [python or python_executable(), "-m", "DWISuperResLib.gui.worker"],
+            lambda: None if python else child_environment(),
+            temporary_folder,
+        )
         self._timer = qt.QTimer()
         self._timer.setInterval(POLL_MILLISECONDS)
         self._timer.timeout.connect(self._poll)
+        self._idle = qt.QTimer()
+        self._idle.setSingleShot(True)
+        self._idle.setInterval(IDLE_MINUTES * 60_000)
+        self._idle.timeout.connect(self._child.close)
 
     @property
     def isRunning(self) -> bool:
         """Whether a job is under way."""
-        return self.job is not None and self.job.state == "running"
+        running = self.job is not None and self.job.state == "running"
+        return running or (self._batch is not None and self._batch.state == "running")
+
+    def warmUp(self) -> None:
+        """Start the child, if it has all it needs, so that the first job does not wait for PyTorch to load."""
+        if not self.isRunning and self._dependencies.complete():
+            try:
+                self._child.start()
+            except (OSError, DWISuperResError):
+                return  # the first job says what is wrong
+            self._idle.start()
 
     def process(
         self,
@@ -62,7 +92,7 @@ class Logic:
         outputVolume=None,
         *,
         checkpoint: str = "default",
-        scale: int = 2,
+        scale: float | str = 2,
         device: str = "auto",
         precision: str = "auto",
         sliceAxis: str = "",
@@ -70,10 +100,10 @@ class Logic:
         consistent: bool = False,
         uncertainty: bool = False,
         waitForCompletion: bool = True,
-        onProgress: Callable[[Job], None] | None = None,
-        onFinished: Callable[[Job], None] | None = None,
+        onProgress: OnJob | None = None,
+        onFinished: OnJob | None = None,
     ):
-        """Super-resolve a DWI volume node in-plane.
+        """Super-resolve a DWI volume node.
 
         Parameters
         ----------
@@ -82,21 +112,21 @@ class Logic:
             Overwritten; a new node by default.
         checkpoint : str
             Name of a shipped checkpoint or path of a .safetensors file.
-        scale : int
-            In-plane factor, one of those the checkpoint has.
+        scale : number or str
+            One of those the checkpoint has: 2 within the slice, or as the command line takes it ("1x1x3").
         device : "auto", "cpu", "cuda" or "mps"
         precision : "auto", "fp32", "bf16" or "fp16"
         sliceAxis : "", "i", "j" or "k"
             Voxel axis across the slices; from the header by default.
         ensemble, consistent, uncertainty : bool
-            Average over flips and rotations; make the result agree with the input; also make a volume of standard
-            deviations.
+            Average over flips and rotations (test-time augmentation); make the result agree with the input (data
+            consistency); also make a volume of standard deviations.
         waitForCompletion : bool
             False returns a running `Job` at once; `onProgress` and `onFinished` then get it, on the main thread.
 
         Returns
         -------
-        The output node, or the Job.
+        The output node, or the Job. A table of self-checks, and the standard deviations, are filed under the output.
 
         Raises
         ------
@@ -104,59 +134,125 @@ class Logic:
             With one sentence; while not waiting, only for what is known before the child starts.
         """
         self._check_idle()
-        if inputVolume is None:
-            raise InputError("There is no input; choose a diffusion-weighted volume.")
-        options = ["--scale", str(scale), "--checkpoint", str(checkpoint), "--precision", precision, "--uncompressed"]
-        options += ["--axis", sliceAxis] if sliceAxis else []
-        options += [f"--{name}" for name, on in (("ensemble", ensemble), ("consistent", consistent)) if on]
-        self._dependencies.ensure()
-        folder = self._folder(mrml.size_in_bytes(inputVolume) * (1 + scale**2 * (2 if uncertainty else 1)))
-        deviations = folder / "uncertainty.nrrd"
-        options += ["--uncertainty", str(deviations)] if uncertainty else []
+        options = InferenceOptions(
+            precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent
+        )
+        return self._process(
+            inputVolume, outputVolume, checkpoint, scale, device, options, uncertainty,
+            wait=waitForCompletion, on_progress=onProgress, on_finished=onFinished,
+        )  # fmt: skip
 
-        def finish(results):
-            name = f"{inputVolume.GetName()} SR x{scale}"
-            present = outputVolume is not None and slicer.mrmlScene.IsNodePresent(outputVolume)
-            output = mrml.read_dwi_nrrd(folder / "output.nrrd", inputVolume, outputVolume if present else None, name)
-            output.SetAttribute("DWISuperRes.Checkpoint", str(checkpoint))
-            output.SetAttribute("DWISuperRes.Scale", str(scale))
-            output.SetNodeReferenceID("DWISuperRes.Input", inputVolume.GetID())
-            output.SetAttribute(WARNINGS, "\n".join(results[-1]["warnings"]))
-            if uncertainty:
-                mrml.read_dwi_nrrd(deviations, inputVolume, name=f"{output.GetName()} uncertainty")
-            return output
-
-        arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), *options]
-        steps = [*self._probe(device), self._step(arguments, device=device)]
-        return self._run({"input.nrrd": inputVolume}, steps, folder, finish, waitForCompletion, onProgress, onFinished)
-
-    def superResolve(self, inputVolume, checkpoint: str = "default", scale: int = 2, **options):
+    def superResolve(self, inputVolume, checkpoint: str = "default", scale: float | str = 2, **options):
         """`process`, waiting for and returning the output node."""
         return self.process(inputVolume, checkpoint=checkpoint, scale=scale, **options)
+
+    def processAll(
+        self,
+        inputVolumes: Sequence[Any],
+        *,
+        checkpoint: str = "default",
+        scale: float | str = 2,
+        device: str = "auto",
+        precision: str = "auto",
+        sliceAxis: str = "",
+        ensemble: bool = False,
+        consistent: bool = False,
+        uncertainty: bool = False,
+        waitForCompletion: bool = True,
+        onProgress: OnJob | None = None,
+        onFinished: OnJob | None = None,
+    ):
+        """`process` for several scans, one after another, each into a new node.
+
+        Returns
+        -------
+        list of output nodes, or the `Batch`. Scans that failed are missing; its `warnings` say why.
+        """
+        self._check_idle()
+        if not inputVolumes:
+            raise InputError(_("There is no scan to super-resolve; load diffusion-weighted volumes first."))
+        self._dependencies.ensure()
+        options = InferenceOptions(
+            precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent
+        )
+
+        def start(scan, on_progress, on_finished):
+            return self._process(
+                scan, None, checkpoint, scale, device, options, uncertainty,
+                wait=False, on_progress=on_progress, on_finished=on_finished,
+            )  # fmt: skip
+
+        self._batch = Batch(inputVolumes, start, onProgress, onFinished)
+        self._batch.next()
+        return self._batch.wait(self._poll) if waitForCompletion else self._batch
+
+    def _process(
+        self,
+        node: Any,
+        target: Any,
+        checkpoint: str,
+        scale: float | str,
+        device: str,
+        options: InferenceOptions,
+        uncertainty: bool,
+        *,
+        wait: bool,
+        on_progress: OnJob | None,
+        on_finished: OnJob | None,
+    ):
+        if node is None:
+            raise InputError(_("There is no input; choose a diffusion-weighted volume."))
+        growth = _growth(node, scale, options.axis)
+        self._ensure_dependencies()
+        folder = self._folder(mrml.size_in_bytes(node) * (1 + growth * (2 if uncertainty else 1)))
+        deviations = folder / "uncertainty.nrrd"
+
+        def finish(results):
+            name = f"{node.GetName()} SR x{scale}"
+            present = target is not None and slicer.mrmlScene.IsNodePresent(target)
+            output = mrml.read_dwi_nrrd(folder / "output.nrrd", node, target if present else None, name)
+            output.SetAttribute("DWISuperRes.Checkpoint", str(checkpoint))
+            output.SetAttribute("DWISuperRes.Scale", str(scale))
+            output.SetNodeReferenceID(mrml.INPUT_REFERENCE, node.GetID())
+            output.SetAttribute(WARNINGS, "\n".join(results[-1]["warnings"]))
+            mrml.update_self_checks(output, results[-1].get("checks", ()))
+            if uncertainty:
+                earlier = mrml.uncertainty_of(output)
+                spread = mrml.read_dwi_nrrd(deviations, node, earlier, f"{output.GetName()} uncertainty")
+                mrml.attach_uncertainty(output, spread)
+            return output
+
+        arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", str(scale)]
+        arguments += ["--checkpoint", str(checkpoint), *options.as_arguments(), "--uncompressed"]
+        arguments += ["--uncertainty", str(deviations)] if uncertainty else []
+        steps = [*self._probe(device), self._step(arguments, device=device)]
+        return self._run({"input.nrrd": node}, steps, folder, finish, wait, on_progress, on_finished)
 
     def simulateLowResolution(
         self,
         inputVolume,
         *,
-        scale: int = 2,
-        model: str = "kspace",
+        scale: float | str = 2,
+        degradation: str = "kspace",
         snr: float = 0.0,
         sliceAxis: str = "",
         waitForCompletion: bool = True,
-        onProgress: Callable[[Job], None] | None = None,
-        onFinished: Callable[[Job], None] | None = None,
+        onProgress: OnJob | None = None,
+        onFinished: OnJob | None = None,
     ):
-        """Make a test case: the scan at an in-plane resolution lower by `scale`, with Rician noise where `snr` > 0.
+        """Make a test case: the scan at a resolution lower by `scale`, with Rician noise where `snr` > 0.
 
-        Returns and raises as `process`; `model` is "kspace", "gaussian", "area" or "paper".
+        Returns and raises as `process`; `degradation` is "kspace", "gaussian", "area", "paper" or another one that
+        the library knows.
         """
         self._check_idle()
         if inputVolume is None:
-            raise InputError("There is no scan to simulate from; choose a reference volume.")
-        self._dependencies.ensure()
+            raise InputError(_("There is no scan to simulate from; choose a reference volume."))
+        _growth(inputVolume, scale, sliceAxis or None)
+        self._ensure_dependencies()
         folder = self._folder(mrml.size_in_bytes(inputVolume) * 2)
         arguments = ["degrade", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", str(scale)]
-        arguments += ["--model", model, *(["--snr", str(snr)] if snr > 0 else []), "--uncompressed"]
+        arguments += ["--degradation", degradation, *(["--snr", str(snr)] if snr > 0 else []), "--uncompressed"]
         arguments += ["--axis", sliceAxis] if sliceAxis else []
 
         def finish(_results):
@@ -174,17 +270,17 @@ class Logic:
         *,
         mask=None,
         waitForCompletion: bool = True,
-        onProgress: Callable[[Job], None] | None = None,
-        onFinished: Callable[[Job], None] | None = None,
+        onProgress: OnJob | None = None,
+        onFinished: OnJob | None = None,
     ):
         """Compare the microstructure of two DWI volume nodes; the scene's comparison nodes are made or updated.
 
-        Where one is an in-plane refinement of the other (before and after), the coarser is first interpolated (sinc).
+        Where the grid of one refines that of the other (before and after), the coarser is first interpolated (sinc).
 
         Parameters
         ----------
         reference, test : vtkMRMLDiffusionWeightedVolumeNode
-        maps : some of "fa", "qa", "md", "iso", "gfa"
+        maps : names of maps ("fa", "qa", "md", ...), and "colour_fa" for directions, which brings "fa" along
         mask : vtkMRMLLabelMapVolumeNode or vtkMRMLSegmentationNode, optional
             Found automatically by default.
 
@@ -198,38 +294,45 @@ class Logic:
         """
         self._check_idle()
         if reference is None or test is None:
-            raise InputError("A comparison needs two volumes; choose the reference and the test volume.")
+            raise InputError(_("A comparison needs two volumes; choose the reference and the test volume."))
         if reference is test:
-            raise InputError(f"Reference and test are both {reference.GetName()}; choose two different volumes.")
-        files, grid, before = {"reference": "reference.nrrd", "test": "test.nrrd"}, reference, []
-        for part, low, high in (("reference", reference, test), ("test", test, reference)):
-            if (relation := mrml.scale_between(low, high)) is not None:
-                before.append((part, *relation))
-                grid = high
-        self._dependencies.ensure()
+            text = _("Reference and test are both {name}; choose two different volumes.")
+            raise InputError(text.format(name=reference.GetName()))
+        coloured = mrml.COLOUR_FA in maps
+        values = [name for name in maps if name != mrml.COLOUR_FA]
+        if coloured and "fa" not in values:
+            values.insert(0, "fa")
+        files, grid, steps = {"reference": "reference.nrrd", "test": "test.nrrd"}, reference, []
+        self._ensure_dependencies()
         folder = self._folder((mrml.size_in_bytes(reference) + mrml.size_in_bytes(test)) * 3)
-        steps = []
-        for part, scale, axis in before:
-            source, files[part] = files[part], f"{part}-interpolated.nrrd"
-            arguments = ["run", str(folder / source), str(folder / files[part]), "--scale", str(scale)]
-            steps.append(self._step([*arguments, "--axis", axis, "--method", "sinc", "--uncompressed"]))
+        for part, low, high in (("reference", reference, test), ("test", test, reference)):
+            if (scale := mrml.scale_between(low, high)) is not None:
+                source, files[part], grid = files[part], f"{part}-interpolated.nrrd", high
+                arguments = ["run", str(folder / source), str(folder / files[part]), "--scale", str(scale)]
+                steps.append(self._step([*arguments, "--method", "sinc", "--uncompressed"]))
         output = folder / "comparison"
-        arguments = ["compare", *(str(folder / files[part]) for part in ("reference", "test")), str(output)]
-        arguments += ["--maps", ",".join(maps), "--format", "nrrd"]
+        arguments = ["compare", *(str(folder / files[part]) for part in files), str(output)]
+        arguments += ["--maps", ",".join(values), "--format", "nrrd"]
         nodes = {"reference.nrrd": reference, "test.nrrd": test}
         if mask is not None:
             nodes["mask.nrrd"] = (mask, grid)
             arguments += ["--mask", str(folder / "mask.nrrd")]
         steps.append(self._step(arguments))
+        colours = {part: folder / f"colours-{part}.npy" for part in files if coloured}
+        for part, path in colours.items():  # within the mask that the comparison found
+            steps.append(
+                self._step(["colours", str(folder / files[part]), str(path), str(output / "fa_reference.nrrd")])
+            )
 
         def finish(_results):
             from ..io import read_image
 
             images = {}
-            for name in maps:
+            for name in values:
                 first, second = (read_image(output / f"{name}_{part}.nrrd")[0] for part in ("reference", "test"))
                 images[name] = first, second
-            return mrml.update_comparison(images, output / "statistics.tsv", output / "report.html", grid)
+            pictures = tuple(np.load(path) for path in colours.values()) or None
+            return mrml.update_comparison(images, output / "statistics.tsv", output / "report.html", grid, pictures)
 
         return self._run(nodes, steps, folder, finish, waitForCompletion, onProgress, onFinished)
 
@@ -247,37 +350,29 @@ class Logic:
 
     def export(self, folder: str | Path) -> list[Path]:
         """Write the scene's comparison: maps (NIfTI), statistics.tsv and report.html. Existing files are replaced."""
-        nodes = mrml.comparison_nodes()
-        if not nodes:
-            raise InputError("There is nothing to export yet; compare two volumes first.")
-        folder = Path(folder)
-        if folder == Path() or not folder.is_dir():
-            raise InputError(f"The folder {str(folder)!r} does not exist; choose where to export to.")
+        check_export(Path(folder))
         self._dependencies.ensure_readers()
-        from ..io import output_files, write_image
-
-        written = []
-        for role, node in nodes.items():
-            if node.IsA("vtkMRMLScalarVolumeNode"):
-                written.append(folder / f"{role}.nii.gz")
-                array = slicer.util.arrayFromVolume(node).transpose(2, 1, 0)
-                write_image(array, mrml.ijk_to_ras(node), written[-1], overwrite=True)
-        texts = [folder / "statistics.tsv", folder / "report.html"]
-        with output_files(texts, overwrite=True) as (table, report):
-            with table.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file, delimiter="\t", lineterminator="\n").writerows(mrml.statistics_rows())
-            report.write_text(nodes["report"].GetText(), encoding="utf-8")
-        return [*written, *texts]
+        return export_comparison(Path(folder))
 
     def cancel(self) -> None:
-        """End the running job, if any."""
-        if self.job is not None and self.isRunning:
+        """End the running job, if any, and the child with it."""
+        if self.job is not None and self.job.state == "running":
             self.job.cancel()
             self._stop_watching()
 
+    def close(self) -> None:
+        """End what runs and the child; the logic can be used again, with a new child."""
+        self.cancel()
+        self._idle.stop()
+        self._child.close()
+
     def _check_idle(self) -> None:
         if self.isRunning:
-            raise InputError("Another computation is running; wait for it or cancel it first.")
+            raise InputError(_("Another computation is running; wait for it or cancel it first."))
+
+    def _ensure_dependencies(self) -> None:
+        if self._dependencies.ensure():  # a child that runs does not see what was installed meanwhile
+            self._child.close()
 
     @staticmethod
     def _folder(needed: float) -> Path:
@@ -293,33 +388,22 @@ class Logic:
         """A command of the library; its device is what the probe found for the one asked for."""
 
         def command(results: list[dict[str, Any]]) -> list[str]:
-            chosen = []
-            if device is not None:
-                if results:
-                    self._devices[device] = results[0]["device"]
-                chosen = ["--device", self._devices[device]]
-            return [*self._module("DWISuperResLib"), *arguments, *chosen, "--progress", "json"]
+            if device is None:
+                return list(arguments)
+            if results:
+                self._devices[device] = results[0]["device"]
+            return [*arguments, "--device", self._devices[device]]
 
         return Step(command)
 
     def _probe(self, device: str) -> list[Step]:
         """Once a session and device, find out in the child whether PyTorch works there."""
-        if device in self._devices:
-            return []
-        return [Step(lambda _: [*self._module("DWISuperResLib.gui.probe"), device], weight=0.0)]
-
-    def _module(self, name: str) -> list[str]:
-        return [self._python or python_executable(), "-m", name]
+        return [] if device in self._devices else [Step(lambda _results: ["probe", device], weight=0.0)]
 
     def _run(self, nodes, steps, folder, finish, wait, on_progress, on_finished):
-        job = Job(
-            steps,
-            folder,
-            finish,
-            environment=None if self._python else child_environment(),
-            on_progress=on_progress,
-            on_finished=on_finished,
-        )
+        self._stop_watching()
+        self._idle.stop()
+        job = Job(steps, folder, finish, launch=self._child.run, on_progress=on_progress, on_finished=on_finished)
         self.job = job
         try:
             for name, node in nodes.items():
@@ -331,7 +415,7 @@ class Logic:
             job.discard()
             raise
         scene = slicer.mrmlScene
-        self._scene_observer = scene, scene.AddObserver(scene.StartCloseEvent, lambda *_: self.cancel())
+        self._scene_observer = scene, scene.AddObserver(scene.StartCloseEvent, lambda *_event: self.cancel())
         job.start()
         if not wait:
             self._timer.start()
@@ -349,13 +433,21 @@ class Logic:
 
     def _stop_watching(self) -> None:
         self._timer.stop()
+        self._idle.start()
         if self._scene_observer is not None:
             scene, tag = self._scene_observer
             scene.RemoveObserver(tag)
             self._scene_observer = None
 
 
-def _write_mask(mask, grid, path: Path) -> None:
+def _growth(node: Any, scale: float | str, axis: Any) -> float:
+    """How many times as many voxels the finer grid has; InputError where `scale` is none."""
+    shape = node.GetImageData().GetDimensions() if node.GetImageData() is not None else (1, 1, 1)
+    fine = Scale.parse(scale, mrml.header(node), axis).fine_shape(shape)
+    return float(np.prod(fine) / np.prod(shape))
+
+
+def _write_mask(mask: Any, grid: Any, path: Path) -> None:
     from ..io import write_image
 
     write_image(mrml.mask_array(mask, grid), mrml.ijk_to_ras(grid), path)

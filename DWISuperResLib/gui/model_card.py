@@ -1,25 +1,54 @@
-"""A checkpoint's card in the panel, and where a scan lies outside of what the checkpoint was trained for."""
+"""A checkpoint's card in the panel: a line, and the rest; and where a scan lies outside of what it was trained for."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from slicer.i18n import tr as _
 
 from .. import mrml
 from ..checkpoints import Card
-from ..dwi import DWI
 from ..evaluation.domain import check_domain
 from ..resampling.grid import slice_axis
+
+
+def scale_label(factors: Sequence[float]) -> str:
+    """Factors of a card for people: one number within the slice; along the slices where they become thinner."""
+    first, second, across = factors
+    plane = f"×{first:g}" if first == second else f"×{first:g} ×{second:g}"
+    if across == 1:
+        return plane
+    along = _("×{factor} across the slices").format(factor=f"{across:g}")
+    return along if first == second == 1 else f"{plane}, {along}"
+
+
+def scale_text(factors: Sequence[float], axis: int) -> str:
+    """Factors of a card as `Scale.parse` takes them, the slices being stacked along voxel axis `axis`."""
+    first, second, across = factors
+    if first == second and across == 1:
+        return f"{first:g}"
+    voxel = [first, second]
+    voxel.insert(axis, across)
+    return "x".join(f"{factor:g}" for factor in voxel)
+
+
+def card_line(card: Card) -> str:
+    """One line: what the model is for and its first held-out score; escaped as in `card_html`."""
+    line = _("{scales} finer voxels").format(scales=", ".join(map(scale_label, card.factors)))
+    scores = {name: value for name, value in card.scores.items() if isinstance(value, str | int | float)}
+    if scores:
+        name, value = next(iter(scores.items()))
+        score = _plain(value).split(",")[0]  # of several in one, the first
+        line += "; " + _("held out: {name} {score}").format(name=name.replace("_", " "), score=score)
+    return html.escape(line)
 
 
 def card_html(card: Card) -> str:
     """The card for a QLabel: a line a fact; what the file says is escaped, since it may come from anywhere."""
     rows = (
-        (_("Scale factors"), ", ".join(f"×{scale}" for scale in card.scales)),
+        (_("Scale factors"), ", ".join(map(scale_label, card.factors))),
         (_("Trained on"), _plain(card.training.get("scans", ""))),
         (_("Low resolution by"), _plain(card.degradation.get("model", ""))),
         (_("Held-out scores"), _facts({k: v for k, v in card.scores.items() if not isinstance(v, Mapping)})),
@@ -31,8 +60,7 @@ def card_html(card: Card) -> str:
 
 def domain_warnings(card: Card, node, axis: str = "") -> list[str]:
     """Sentences on the voxel size and b-values of a DWI node that the checkpoint never saw; empty if there are none."""
-    one_voxel = np.zeros((1, 1, 1, 1), dtype=np.float32)  # spares copying the scan
-    grid = DWI(one_voxel, mrml.ijk_to_ras(node), np.zeros(1), np.zeros((1, 3)))
+    grid = mrml.header(node)
     across = slice_axis(grid, axis or None)
     names = {
         "in-plane voxel size": _("in-plane voxel size"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import qt
 from slicer.i18n import tr as _
 
-from ..checkpoints import read_card, shipped_checkpoints
+from .. import mrml
+from ..checkpoints import Card, read_card, shipped_checkpoints
 from ..errors import DWISuperResError
+from ..resampling.grid import slice_axis
 from .input_section import chosen_path
-from .model_card import card_html, domain_warnings
+from .model_card import card_html, card_line, domain_warnings, scale_label, scale_text
 from .parameters import set_entries
 
 TASK = "super-resolution"
@@ -20,7 +24,8 @@ class ModelSection:
     def __init__(self, panel):
         self._panel, self._ui = panel, panel.ui
         self._shown: str | None = None
-        self.card = None
+        self.card: Card | None = None
+        self._scales: list[tuple[str, str]] = []
         self._ui.browseButton.clicked.connect(self._browse)
         names = [name for name in shipped_checkpoints() if read_card(name).task == TASK]
         set_entries(self._ui.checkpointComboBox, [(name, name) for name in names])
@@ -33,31 +38,48 @@ class ModelSection:
         if parameters.checkpoint != self._shown:
             self._shown = parameters.checkpoint
             self._read_card(parameters.checkpoint)
-            if self.card is not None:
-                set_entries(self._ui.scaleComboBox, [(f"×{scale}", scale) for scale in self.card.scales])
-                if parameters.scale in self.card.scales:
-                    self._ui.scaleComboBox.currentIndex = self._ui.scaleComboBox.findData(parameters.scale)
-                else:
-                    parameters.scale = self.card.scales[0]
+            self._scales = []
         warnings = []
+        if self.card is not None:
+            self._offer_scales(self.card, parameters)
         if self.card is not None and parameters.inputVolume is not None:
             warnings = domain_warnings(self.card, parameters.inputVolume, parameters.sliceAxis.value)
         self._ui.modelWarningLabel.text = "\n".join(f"⚠ {warning}" for warning in warnings)
         self._ui.modelWarningLabel.visible = bool(warnings)
+
+    def _offer_scales(self, card: Card, parameters: Any) -> None:
+        """What the model serves; factors that are not in-plane depend on the slice axis of the input."""
+        axis = 2
+        if parameters.inputVolume is not None:
+            axis = slice_axis(mrml.header(parameters.inputVolume), parameters.sliceAxis.value or None)
+        entries = [(scale_label(factors), scale_text(factors, axis)) for factors in card.factors]
+        if entries == self._scales:
+            return
+        self._scales = entries
+        set_entries(self._ui.scaleComboBox, entries)
+        if (index := self._ui.scaleComboBox.findData(parameters.scale)) >= 0:
+            self._ui.scaleComboBox.currentIndex = index
+        else:
+            parameters.scale = entries[0][1]
 
     def _read_card(self, checkpoint: str) -> None:
         try:
             self.card = read_card(checkpoint)
         except DWISuperResError as error:
             self.card = None
-            self._ui.cardLabel.text = str(error)
+            self._say(str(error), "")
             return
         if self.card.task != TASK:
             text = _("This is a checkpoint for {task}; choose one for super-resolution.")
-            self._ui.cardLabel.text = text.format(task=self.card.task)
+            self._say(text.format(task=self.card.task), "")
             self.card = None
             return
-        self._ui.cardLabel.text = card_html(self.card)
+        self._say(card_line(self.card), card_html(self.card))
+
+    def _say(self, line: str, details: str) -> None:
+        self._ui.cardLabel.text = line
+        self._ui.cardDetailsLabel.text = details
+        self._ui.cardCollapsibleButton.visible = bool(details)
 
     def _browse(self, *_clicked) -> None:
         kinds = _("Checkpoints (*.safetensors);;All files (*)")

@@ -8,11 +8,12 @@ import slicer
 import slicer.util
 import vtk
 
+from .choices import degradations
 from .compare_section import CompareSection
 from .input_section import InputSection
 from .logic import Logic
 from .model_section import ModelSection
-from .parameters import ListConnector
+from .parameters import ListConnector, MapsConnector, set_entries
 from .run_section import RunSection
 
 
@@ -35,6 +36,14 @@ class Panel(slicer.util.VTKObservationMixin):
         self.model = ModelSection(self)
         self.run = RunSection(self)
         self.compare = CompareSection(self)
+        set_entries(self.ui.degradationComboBox, degradations())
+        self._connectors = {
+            "checkpoint": ListConnector(self.ui.checkpointComboBox),
+            "scale": ListConnector(self.ui.scaleComboBox),
+            "degradation": ListConnector(self.ui.degradationComboBox),
+            "displayedMap": ListConnector(self.ui.mapComboBox),
+            "maps": MapsConnector(self.ui.mapsButton),
+        }
 
     def bind(self, parameters) -> None:
         """Follow another `ParameterNode`, or none while a scene closes."""
@@ -45,11 +54,8 @@ class Panel(slicer.util.VTKObservationMixin):
         self.parameters = parameters
         self._tags = []
         if parameters is not None:
-            lists = {
-                "checkpoint": ListConnector(self.ui.checkpointComboBox),
-                "scale": ListConnector(self.ui.scaleComboBox),
-            }
-            self._tags = [parameters.connectGui(self.widget), parameters.connectParametersToGui(lists)]
+            connected = parameters.connectParametersToGui(self._connectors)
+            self._tags = [parameters.connectGui(self.widget), connected]
             self.addObserver(parameters.parameterNode, vtk.vtkCommand.ModifiedEvent, self.update)
         self.update()
 
@@ -58,8 +64,13 @@ class Panel(slicer.util.VTKObservationMixin):
         for section in (self.input, self.model, self.run, self.compare):
             section.update()
 
+    def forget(self) -> None:
+        """What was said of an earlier run is not true of another scene."""
+        for section in (self.run, self.compare):
+            section.forget()
+
     def close(self) -> None:
         """End what runs and let go of the scene; the panel is not used afterwards."""
-        self.logic.cancel()
+        self.logic.close()
         self.bind(None)
         self.removeObservers()

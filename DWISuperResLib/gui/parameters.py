@@ -1,11 +1,16 @@
-"""What the user chooses: one typed parameter node, saved with the scene, each parameter bound to one widget."""
+"""What the user chooses: one typed parameter node, saved with the scene, each parameter bound to one widget.
+
+Choices that come from the library's registries are strings, so that a scene saved with a choice that this copy of the
+library lacks can be loaded.
+"""
 
 from __future__ import annotations
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Union
+from typing import Annotated, Any, Union
 
+import qt
 from slicer import (
     vtkMRMLDiffusionWeightedVolumeNode,
     vtkMRMLLabelMapVolumeNode,
@@ -13,6 +18,8 @@ from slicer import (
 )
 from slicer.i18n import tr as _
 from slicer.parameterNodeWrapper import GuiConnector, WithinRange, parameterNodeWrapper
+
+from .choices import USUAL_MAPS, map_help, maps
 
 
 class Device(Enum):
@@ -59,16 +66,6 @@ class SliceAxis(Enum):
         return self.value or _("From the image header")
 
 
-class MapName(Enum):
-    """Diffusion maps that can be compared."""
-
-    FA = "fa"
-    QA = "qa"
-    MD = "md"
-    ISO = "iso"
-    GFA = "gfa"
-
-
 class Chart(Enum):
     """How the agreement of two maps is plotted; the value is `mrml.show_map`'s word."""
 
@@ -79,30 +76,13 @@ class Chart(Enum):
         return _("Scatter plot") if self is Chart.SCATTER else _("Bland-Altman plot")
 
 
-class DegradationModel(Enum):
-    """How a low resolution is simulated."""
-
-    KSPACE = "kspace"
-    GAUSSIAN = "gaussian"
-    AREA = "area"
-    PAPER = "paper"
-
-    def label(self) -> str:
-        return {
-            "kspace": _("K-space truncation (as a scanner does)"),
-            "gaussian": _("Gaussian blur"),
-            "area": _("Averaging of voxels"),
-            "paper": _("Cubic interpolation (published method)"),
-        }[self.value]
-
-
 @parameterNodeWrapper
 class ParameterNode:
     """The parameters of the panel, in its order."""
 
     inputVolume: vtkMRMLDiffusionWeightedVolumeNode
     checkpoint: str = "default"
-    scale: int = 2
+    scale: str = "2"
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     sliceAxis: SliceAxis = SliceAxis.AUTO
@@ -110,17 +90,18 @@ class ParameterNode:
     consistent: bool = False
     uncertainty: bool = False
     outputVolume: vtkMRMLDiffusionWeightedVolumeNode
-    simulatedScale: Annotated[int, WithinRange(2, 5)] = 2
-    simulatedModel: DegradationModel = DegradationModel.KSPACE
+    showUncertainty: bool = False
+    simulatedScale: str = "2"
+    degradation: str = "kspace"
     simulatedSNR: Annotated[float, WithinRange(0, 1000)] = 0.0
     referenceVolume: vtkMRMLDiffusionWeightedVolumeNode
     testVolume: vtkMRMLDiffusionWeightedVolumeNode
     maskNode: Union[vtkMRMLLabelMapVolumeNode, vtkMRMLSegmentationNode, None]  # noqa: UP007  what Slicer's wrapper reads
-    computeMD: bool = False
-    computeISO: bool = False
-    computeGFA: bool = False
-    displayedMap: MapName = MapName.FA
+    maps: str = ",".join(USUAL_MAPS)
+    displayedMap: str = "fa"
     chart: Chart = Chart.SCATTER
+    overlay: Annotated[int, WithinRange(0, 100)] = 0
+    flicker: bool = False
     exportFolder: Path = Path.home()
 
 
@@ -157,6 +138,59 @@ class ListConnector(GuiConnector):
             self._widget.addItem(Path(str(value)).name, value)
             index = self._widget.findData(value)
         self._widget.currentIndex = index
+
+
+class MapsConnector(GuiConnector):
+    """Binds the names of maps, separated by commas, to a button with a menu of boxes to tick."""
+
+    def __init__(self, button: Any):
+        super().__init__()
+        self._button = button
+        self._menu = qt.QMenu(button)
+        self._menu.toolTipsVisible = True
+        self._actions = {}
+        for label, name in maps():
+            action = self._menu.addAction(label)
+            action.setCheckable(True)
+            action.setToolTip(map_help(name))
+            self._actions[name] = action
+        button.setMenu(self._menu)
+
+    @staticmethod
+    def canRepresent(_widget: Any, _datatype: Any) -> bool:
+        return False
+
+    @staticmethod
+    def create(_widget: Any, _datatype: Any) -> None:
+        return None
+
+    def _connect(self) -> None:
+        for action in self._actions.values():
+            action.toggled.connect(self._toggled)
+
+    def _disconnect(self) -> None:
+        for action in self._actions.values():
+            action.toggled.disconnect(self._toggled)
+
+    def _toggled(self, *_checked: Any) -> None:
+        self._label()
+        self.changed()
+
+    def widget(self) -> Any:
+        return self._button
+
+    def read(self) -> str:
+        return ",".join(name for name, action in self._actions.items() if action.isChecked())
+
+    def write(self, value: str) -> None:
+        chosen = value.split(",")
+        for name, action in self._actions.items():
+            action.setChecked(name in chosen)
+        self._label()
+
+    def _label(self) -> None:
+        labels = [label for label, name in maps() if self._actions[name].isChecked()]
+        self._button.text = ", ".join(labels) or _("None")
 
 
 def set_entries(widget, entries) -> None:

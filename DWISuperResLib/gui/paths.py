@@ -8,6 +8,7 @@ from pathlib import Path
 
 import slicer
 import slicer.util
+from slicer.i18n import tr as _
 
 from ..errors import MissingDependencyError
 from .child import LIBRARY_PARENT
@@ -28,7 +29,7 @@ def python_executable() -> str:
     """
     found = shutil.which("PythonSlicer") or shutil.which("PythonSlicer", path=str(Path(sys.executable).parent))
     if not found:
-        raise MissingDependencyError("PythonSlicer was not found beside 3D Slicer; install 3D Slicer again.")
+        raise MissingDependencyError(_("PythonSlicer was not found beside 3D Slicer; install 3D Slicer again."))
     return found
 
 

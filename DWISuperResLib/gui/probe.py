@@ -1,12 +1,6 @@
-"""Run in the child before the first computation: does PyTorch work here, and on which device? In words.
-
-`python -m DWISuperResLib.gui.probe DEVICE` prints one JSON line: a result with the device to use, or an error.
-"""
+"""Run in the child before the first computation: does PyTorch work here, and on which device? In words."""
 
 from __future__ import annotations
-
-import json
-import sys
 
 REINSTALL = (
     "open the module PyTorch Utils, press Uninstall PyTorch, restart 3D Slicer and press Apply again "
@@ -15,7 +9,7 @@ REINSTALL = (
 
 
 def main(requested: str) -> dict[str, object]:
-    """The message to print."""
+    """The message to print: a result with the device to use, or an error."""
     try:
         import torch
 
@@ -65,9 +59,3 @@ def _result(device: str, message: str, **more: object) -> dict[str, object]:
 
 def _error(message: str) -> dict[str, object]:
     return {"type": "error", "message": message, "kind": "MissingDependencyError"}
-
-
-if __name__ == "__main__":
-    answer = main(sys.argv[1])
-    print(json.dumps(answer), flush=True)
-    sys.exit(0 if answer["type"] == "result" else 2)

@@ -63,6 +63,8 @@ class RunControl:
             self._show(False)
             self.say("")
             raise
+        else:
+            self._changed()  # now that it runs, nothing else can start
 
     def _show(self, running: bool) -> None:
         self.running = running

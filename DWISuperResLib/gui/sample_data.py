@@ -20,7 +20,9 @@ def register_sample_data() -> None:
         sampleName="DWISuperResPhantom",
         thumbnailFileName=resource("Icons/DWISuperResPhantom.png"),
         customDownloader=make_phantom,
-        nodeNames="DWI phantom",
+        uris=[],  # nothing is downloaded; without lists Slicer 5.12 takes the length of None
+        fileNames=[],
+        nodeNames=[],
     )
 
 

@@ -12,16 +12,24 @@ import slicer
 import slicer.util
 from numpy.typing import NDArray
 
+from ..microstructure.models import display_window, map_info
 from . import display, layout, plots
-from .nodes import find, find_or_add
+from .nodes import find, find_or_add, nodes_by_class
+from .volumes import ijk_to_ras, voxel_to_world
 
-MAPS = ("fa", "qa", "md", "iso", "gfa")
 PARTS = ("reference", "test", "difference")
+COLOUR_FA = "colour_fa"
+"""What `show_map` shows as directions: red left-right, green front-back, blue up-down, as bright as FA is high."""
 _MAP_CLASS = "vtkMRMLScalarVolumeNode"
+_COLOUR_CLASS = "vtkMRMLVectorVolumeNode"
 
 
 def update_comparison(
-    maps: Mapping[str, tuple[NDArray, NDArray]], statistics: Path, report: Path, grid
+    maps: Mapping[str, tuple[NDArray, NDArray]],
+    statistics: Path,
+    report: Path,
+    grid: Any,
+    colours: tuple[NDArray, NDArray] | None = None,
 ) -> dict[str, Any]:
     """Put the results of a comparison into the scene, into the same nodes each time.
 
@@ -35,25 +43,32 @@ def update_comparison(
         HTML; kept in the scene as a text node, so it can be exported later.
     grid : volume node
         The scan that the maps lie on.
+    colours : two arrays (X, Y, Z, 3) of uint8, optional
+        Colour FA of reference and test.
 
     Returns
     -------
-    dict of node by name: fa_reference, fa_test, fa_difference, ..., statistics, report.
+    dict of node by name: fa_reference, fa_test, fa_difference, ..., colour_fa_reference, colour_fa_test, statistics,
+    report. Differences are NaN outside of the mask, so that views show nothing there.
     """
     nodes: dict[str, Any] = {}
     for name, (reference, test) in maps.items():
-        low, high = display.value_window(name, reference, test)
-        arrays = dict(zip(PARTS, (reference, test, test - reference), strict=True))
-        for part, array in arrays.items():
-            node = _update_map(f"{name}_{part}", array, grid)
-            title = " ".join(filter(None, (name.upper(), part, display.UNITS.get(name, ""))))
+        low, high = display_window(name, reference, test)
+        inside = (reference != 0) | (test != 0)
+        difference = np.where(inside, test - reference, np.float32(np.nan))
+        for part, array in zip(PARTS, (reference, test, difference), strict=True):
+            node = _update_map(_MAP_CLASS, f"{name}_{part}", array, grid)
             if part == "difference":
-                display.show_difference(node, display.difference_limit(array), title)
+                display.show_difference(node, display.difference_limit(difference))
             else:
-                display.show_value(node, low, high, title)
+                display.show_value(node, low, high)
             nodes[f"{name}_{part}"] = node
-    for stale in (f"{name}_{part}" for name in MAPS if name not in maps for part in PARTS):
-        if (node := find(_MAP_CLASS, stale)) is not None:  # a map of an earlier run would not belong to these scans
+    for part, image in zip(PARTS, colours or (), strict=False):
+        node = _update_map(_COLOUR_CLASS, f"{COLOUR_FA}_{part}", image, grid)
+        display.show_colours(node)
+        nodes[f"{COLOUR_FA}_{part}"] = node
+    for role, node in _maps().items():
+        if role not in nodes:  # a map of an earlier run would not belong to these scans
             slicer.mrmlScene.RemoveNode(node)
     with statistics.open(encoding="utf-8", newline="") as file:
         nodes["statistics"] = plots.update_statistics(list(csv.DictReader(file, delimiter="\t")))
@@ -65,47 +80,88 @@ def update_comparison(
 
 def comparison_nodes() -> dict[str, Any]:
     """The nodes of the scene's comparison, as `update_comparison` returned them; empty if there is none."""
-    roles = [(f"{name}_{part}", _MAP_CLASS) for name in MAPS for part in PARTS]
-    roles += [("statistics", "vtkMRMLTableNode"), ("report", "vtkMRMLTextNode")]
-    found = {role: find(class_name, role) for role, class_name in roles}
-    return {role: node for role, node in found.items() if node is not None}
+    others = {"statistics": "vtkMRMLTableNode", "report": "vtkMRMLTextNode"}
+    found = {role: find(class_name, role) for role, class_name in others.items()}
+    return {**_maps(), **{role: node for role, node in found.items() if node is not None}}
+
+
+def _maps() -> dict[str, Any]:
+    """Node by role of every map of the comparison."""
+    nodes = [node for name in (_MAP_CLASS, _COLOUR_CLASS) for node in nodes_by_class(name)]
+    roles = {node.GetAttribute("DWISuperRes.Role"): node for node in nodes}
+    return {role: node for role, node in roles.items() if role and role.rpartition("_")[2] in PARTS}
+
+
+def map_names() -> list[str]:
+    """Names of the maps that the scene's comparison holds."""
+    return [role.removesuffix("_reference") for role in _maps() if role.endswith("_reference")]
+
+
+def shown_names(name: str) -> dict[str, str]:
+    """Role of the map in each slice view; beside colour FA stands the difference of FA."""
+    return {part: f"{'fa' if (name, part) == (COLOUR_FA, 'difference') else name}_{part}" for part in PARTS}
 
 
 def show_map(name: str, chart: str = "scatter") -> None:
     """Show one map of the comparison: its volumes in the linked views, its charts ("scatter" or "bland_altman")."""
     nodes = comparison_nodes()
-    if f"{name}_difference" not in nodes:
+    roles = shown_names(name)
+    if not set(roles.values()) <= set(nodes):
         return
-    reference, test = (slicer.util.arrayFromVolume(nodes[f"{name}_{part}"]) for part in ("reference", "test"))
-    inside = (reference != 0) | (test != 0)
-    values = reference[inside].astype(np.float64), test[inside].astype(np.float64)
-    charts = {
-        "scatter": plots.update_scatter(name.upper(), *values),
-        "bland_altman": plots.update_bland_altman(name.upper(), *values),
-    }
-    histogram = plots.update_histogram(name.upper(), *values)
-    _show_in_views(nodes, name, charts[chart], histogram)
+    plotted = "fa" if name == COLOUR_FA else name
+    reference, test = (slicer.util.arrayFromVolume(nodes[f"{plotted}_{part}"]) for part in ("reference", "test"))
+    voxels = np.argwhere((reference != 0) | (test != 0))[:, ::-1]  # (n, 3): i, j, k
+    first, second = (a[tuple(voxels[:, ::-1].T)].astype(np.float64) for a in (reference, test))
+    agreement, histogram = plots.update_charts(map_info(plotted).label, first, second, voxels, chart)
+    _show_in_views({part: nodes[role] for part, role in roles.items()}, agreement, histogram, nodes["statistics"])
+    for node in _maps().values():
+        display.remove_legend(node)
+    for part, role in roles.items():
+        if nodes[role].IsA(_COLOUR_CLASS):  # colours are directions, not values
+            continue
+        info = map_info(role.removesuffix(f"_{part}"))
+        unit = "" if info.unit == "signal" else info.unit  # compared relative to the reference's largest
+        display.renew_legend(nodes[role], " ".join(filter(None, (info.label, part, unit))))
 
 
-def _show_in_views(nodes: Mapping[str, Any], name: str, agreement, histogram) -> None:
+def centre_of_mask() -> NDArray[np.float64]:
+    """World position (RAS, mm) of the middle of the compared voxels; the comparison must exist."""
+    node = find(_MAP_CLASS, "fa_difference") or next(n for r, n in _maps().items() if r.endswith("_difference"))
+    inside = np.argwhere(np.isfinite(slicer.util.arrayFromVolume(node)))[:, ::-1]
+    if not len(inside):
+        inside = (np.array([node.GetImageData().GetDimensions()]) - 1) // 2
+    nearest = inside[np.argmin(((inside - inside.mean(0)) ** 2).sum(1))]  # a voxel of the mask, where that is bent
+    return voxel_to_world(node, nearest)
+
+
+def picked_position(series: Any, row: int) -> NDArray[np.float64] | None:
+    """World position (RAS, mm) of a point picked in a plot, or None where the point is no voxel."""
+    table = series.GetTableNode()
+    maps = _maps()
+    voxel = plots.voxel_of(table, row) if table is not None and maps else None
+    return None if voxel is None else voxel_to_world(next(iter(maps.values())), voxel)
+
+
+def _show_in_views(volumes: Mapping[str, Any], agreement: Any, histogram: Any, statistics: Any) -> None:
     for part, tag in layout.SLICE_VIEWS.items():
         if (composite := layout.composite_node(tag)) is not None:
             composite.SetLinkedControl(True)
             composite.SetHotLinkedControl(True)
-            composite.SetBackgroundVolumeID(nodes[f"{name}_{part}"].GetID())
+            composite.SetBackgroundVolumeID(volumes[part].GetID())
     for tag, chart in ((layout.AGREEMENT_VIEW, agreement), (layout.HISTOGRAM_VIEW, histogram)):
         if (view := layout.view_node("vtkMRMLPlotViewNode", tag)) is not None:
             view.SetPlotChartNodeID(chart.GetID())
     if (view := layout.view_node("vtkMRMLTableViewNode", layout.TABLE_VIEW)) is not None:
-        view.SetTableNodeID(nodes["statistics"].GetID())
+        view.SetTableNodeID(statistics.GetID())
 
 
-def _update_map(role: str, array: NDArray, grid):
-    node = find_or_add(
-        _MAP_CLASS, role, role.replace("_", " ").replace(role.split("_")[0], role.split("_")[0].upper(), 1)
-    )
-    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(array.transpose(2, 1, 0), dtype=np.float32))
-    node.CopyOrientation(grid)
+def _update_map(class_name: str, role: str, array: NDArray, grid: Any) -> Any:
+    name, _, part = role.rpartition("_")
+    node = find_or_add(class_name, role, f"{name.replace('_', ' ').upper()} {part}")
+    voxels = np.moveaxis(array, (0, 1, 2), (2, 1, 0))  # (K, J, I), or with three colours last
+    dtype = np.uint8 if array.ndim == 4 else np.float32
+    slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(voxels, dtype=dtype))
+    node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijk_to_ras(grid)))
     node.SetAndObserveTransformNodeID(grid.GetTransformNodeID())
     return node
 

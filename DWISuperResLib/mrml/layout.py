@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import slicer
+from numpy.typing import ArrayLike
+
+from .nodes import nodes_by_class
 
 LAYOUT_ID = 50417  # built-in layouts stay below 100
 VIEW_GROUP = 50417
@@ -56,17 +62,38 @@ def show_comparison_layout() -> bool:
     return True
 
 
-def view_node(class_name: str, tag: str):
+def view_node(class_name: str, tag: str) -> Any:
     """A view of the layout by its tag, or None where it does not exist."""
     return slicer.mrmlScene.GetSingletonNode(tag, class_name)
 
 
-def composite_node(tag: str):
+def composite_node(tag: str) -> Any:
     """What a slice view shows, or None where the view does not exist."""
-    collection = slicer.mrmlScene.GetNodesByClass("vtkMRMLSliceCompositeNode")
-    collection.UnRegister(None)
-    for index in range(collection.GetNumberOfItems()):
-        node = collection.GetItemAsObject(index)
-        if node.GetLayoutName() == tag:
-            return node
-    return None
+    nodes = nodes_by_class("vtkMRMLSliceCompositeNode")
+    return next((node for node in nodes if node.GetLayoutName() == tag), None)
+
+
+def turn_views_to(volume: Any, position: ArrayLike) -> None:
+    """Turn the comparison's slice views to the planes of a volume and put them through a position (RAS, mm).
+
+    A view keeps its offset when it is turned, and on an oblique scan that may lie outside of it.
+    """
+    for tag in SLICE_VIEWS.values():
+        if (view := view_node("vtkMRMLSliceNode", tag)) is not None:
+            view.RotateToVolumePlane(volume)
+    jump_views_to(position)
+
+
+def jump_views_to(position: ArrayLike) -> None:
+    """Centre the comparison's slice views on a position (RAS, mm)."""
+    r, a, s = np.asarray(position, dtype=np.float64)
+    for tag in SLICE_VIEWS.values():
+        if (view := view_node("vtkMRMLSliceNode", tag)) is not None:
+            view.JumpSliceByCentering(r, a, s)
+
+
+def show_overlay(volume: Any, opacity: float) -> None:
+    """Lay a volume over what the reference's view shows: 0 hides it, 1 hides what lies below."""
+    if (composite := composite_node(SLICE_VIEWS["reference"])) is not None:
+        composite.SetForegroundVolumeID(volume.GetID() if volume is not None else None)
+        composite.SetForegroundOpacity(opacity)

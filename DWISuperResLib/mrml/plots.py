@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import slicer
@@ -16,12 +17,19 @@ from .nodes import find_or_add
 MOST_POINTS = 4000
 """Points a scatter plot shows, evenly picked: more only hide each other and slow the view."""
 BINS = 100
+INDICES = ("i", "j", "k")
+"""Columns that say which voxel a point is."""
 
 _GREY, _BLUE, _RED = (0.45, 0.45, 0.45), (0.20, 0.40, 0.75), (0.80, 0.30, 0.20)
 
 
-def update_statistics(rows: Sequence[Mapping[str, str]]):
+def update_statistics(rows: Sequence[Mapping[str, str]]) -> Any:
     """The statistics table: a row per map and region; numbers are columns of doubles."""
+    return _update_table("statistics", "DWISuperRes statistics", as_columns(rows))
+
+
+def as_columns(rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray | list[str]]:
+    """Rows as columns: of doubles where every cell is a number, else of text."""
     columns: dict[str, NDArray | list[str]] = {}
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows]
@@ -29,26 +37,48 @@ def update_statistics(rows: Sequence[Mapping[str, str]]):
             columns[name] = np.array(values, dtype=np.float64)
         except ValueError:
             columns[name] = values
-    return _update_table("statistics", "DWISuperRes statistics", columns)
+    return columns
 
 
-def update_scatter(label: str, reference: NDArray, test: NDArray):
+def update_charts(
+    label: str, reference: NDArray, test: NDArray, voxels: NDArray[np.int64], chart: str
+) -> tuple[Any, Any]:
+    """Charts of the agreement (all of them; the one asked for is returned) and of the distributions.
+
+    Parameters
+    ----------
+    label : str
+    reference, test : arrays (n,)
+    voxels : array (n, 3)
+        i, j, k of each value, kept beside the points, so that a picked point can be found in the images.
+    chart : "scatter" or "bland_altman"
+    """
+    charts = {
+        "scatter": update_scatter(label, reference, test, voxels),
+        "bland_altman": update_bland_altman(label, reference, test, voxels),
+    }
+    return charts[chart], update_histogram(label, reference, test)
+
+
+def update_scatter(label: str, reference: NDArray, test: NDArray, voxels: NDArray[np.int64]) -> Any:
     """Test against reference, a point a voxel, and the line of identity."""
     low, high = _limits(reference, test)
-    _update_table("scatter_points", "Scatter", {"reference": _pick(reference), "test": _pick(test)})
+    points = {"reference": _pick(reference), "test": _pick(test)} | _indices(voxels)
+    _update_table("scatter_points", "Scatter", points)
     _update_table("scatter_lines", "Scatter line", {"x": np.array([low, high]), "identity": np.array([low, high])})
-    points = _update_series("scatter_points", "voxels", "reference", "test", _BLUE, points=True)
+    series = _update_series("scatter_points", "voxels", "reference", "test", _BLUE, points=True)
     identity = _update_series("scatter_lines", "identity", "x", "identity", _GREY)
-    return _update_chart("scatter", f"{label}: test against reference", "reference", "test", [points, identity])
+    return _update_chart("scatter", f"{label}: test against reference", "reference", "test", [series, identity])
 
 
-def update_bland_altman(label: str, reference: NDArray, test: NDArray):
+def update_bland_altman(label: str, reference: NDArray, test: NDArray, voxels: NDArray[np.int64]) -> Any:
     """Difference against mean, a point a voxel, with the bias and the 95 % limits of agreement (bias ± 1.96 SD)."""
     mean, difference = (reference + test) / 2, test - reference
     bias, spread = (float(difference.mean()), float(difference.std(ddof=1))) if difference.size > 1 else (0.0, 0.0)
     low, high = _limits(mean)
     lines = {"bias": bias, "lower limit": bias - 1.96 * spread, "upper limit": bias + 1.96 * spread}
-    _update_table("bland_altman_points", "Bland-Altman", {"mean": _pick(mean), "difference": _pick(difference)})
+    points = {"mean": _pick(mean), "difference": _pick(difference)} | _indices(voxels)
+    _update_table("bland_altman_points", "Bland-Altman", points)
     _update_table(
         "bland_altman_lines",
         "Bland-Altman lines",
@@ -61,7 +91,15 @@ def update_bland_altman(label: str, reference: NDArray, test: NDArray):
     return _update_chart("bland_altman", f"{label}: Bland-Altman", "mean of both", "test − reference", series)
 
 
-def update_histogram(label: str, reference: NDArray, test: NDArray):
+def voxel_of(table: Any, row: int) -> NDArray[np.int64] | None:
+    """i, j, k of the voxel in a row of a table of points; None where the table is of something else."""
+    columns = [table.GetTable().GetColumnByName(name) for name in INDICES]
+    if None in columns or not 0 <= row < table.GetNumberOfRows():
+        return None
+    return np.array([int(column.GetValue(row)) for column in columns])
+
+
+def update_histogram(label: str, reference: NDArray, test: NDArray) -> Any:
     """Distributions of both maps on common bins, in voxels a bin."""
     low, high = _limits(reference, test)
     edges = np.linspace(low, high, BINS + 1)
@@ -84,11 +122,21 @@ def _limits(*arrays: NDArray) -> tuple[float, float]:
 
 
 def _pick(values: NDArray) -> NDArray:
-    return values[:: max(1, -(-values.size // MOST_POINTS))]
+    return values[:: max(1, -(-len(values) // MOST_POINTS))]
 
 
-def _update_table(role: str, name: str, columns: Mapping[str, NDArray | list[str]]):
+def _indices(voxels: NDArray[np.int64]) -> dict[str, NDArray | list[str]]:
+    return dict(zip(INDICES, _pick(voxels).T, strict=True))
+
+
+def _update_table(role: str, name: str, columns: Mapping[str, NDArray | list[str]]) -> Any:
     node = find_or_add("vtkMRMLTableNode", role, name)
+    fill_table(node, columns)
+    return node
+
+
+def fill_table(node: Any, columns: Mapping[str, NDArray | list[str]]) -> None:
+    """Replace what a table node holds."""
     table = vtk.vtkTable()
     for title, values in columns.items():
         if isinstance(values, np.ndarray):
@@ -101,10 +149,11 @@ def _update_table(role: str, name: str, columns: Mapping[str, NDArray | list[str
         table.AddColumn(column)
     node.SetAndObserveTable(table)
     node.SetUseColumnTitleAsColumnHeader(True)
-    return node
 
 
-def _update_series(table_role: str, name: str, x: str, y: str, colour, *, points: bool = False):
+def _update_series(
+    table_role: str, name: str, x: str, y: str, colour: tuple[float, float, float], *, points: bool = False
+) -> Any:
     node = find_or_add("vtkMRMLPlotSeriesNode", f"{table_role}_{name}", name)
     with slicer.util.NodeModify(node):
         node.SetAndObserveTableNodeID(find_or_add("vtkMRMLTableNode", table_role, name).GetID())
@@ -119,7 +168,7 @@ def _update_series(table_role: str, name: str, x: str, y: str, colour, *, points
     return node
 
 
-def _update_chart(role: str, title: str, x_title: str, y_title: str, series):
+def _update_chart(role: str, title: str, x_title: str, y_title: str, series: Sequence[Any]) -> Any:
     node = find_or_add("vtkMRMLPlotChartNode", role, title)
     with slicer.util.NodeModify(node):
         node.SetTitle(title)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import slicer
 import slicer.util
 import vtk
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..dwi import DWI
 from ..errors import InputError, ProcessingError
-from ..resampling.grid import in_plane_factors, refined_affine
+from ..resampling.grid import ras_corners, regridded_affine
+from ..resampling.scale import Scale
+from .nodes import file_under, hierarchy
 
 FEWEST_VOLUMES = 7
 """Slicer's NRRD writer drops the gradient table of smaller scans without a word (vtkTeemNRRDWriter, numGrad > 6)."""
@@ -24,6 +27,16 @@ def ijk_to_ras(node) -> NDArray[np.float64]:
     matrix = vtk.vtkMatrix4x4()
     node.GetIJKToRASMatrix(matrix)
     return slicer.util.arrayFromVTKMatrix(matrix)
+
+
+def voxel_to_world(node: Any, voxel: ArrayLike) -> NDArray[np.float64]:
+    """(3,) RAS mm of a voxel (i, j, k), the node's linear transforms applied, as views show it."""
+    position = ijk_to_ras(node) @ np.append(np.asarray(voxel, dtype=np.float64), 1.0)
+    if (transform := node.GetParentTransformNode()) is not None:
+        matrix = vtk.vtkMatrix4x4()
+        transform.GetMatrixTransformToWorld(matrix)
+        position = slicer.util.arrayFromVTKMatrix(matrix) @ position
+    return position[:3]
 
 
 def gradient_table(node) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -48,6 +61,11 @@ def dwi_from_node(node) -> DWI:
     array = _array(node)
     bvals, bvecs = gradient_table(node)
     return DWI(array.transpose(2, 1, 0, 3), ijk_to_ras(node), bvals, bvecs)
+
+
+def header(node: Any) -> DWI:
+    """The grid of a volume node as a scan of one voxel, for questions that need no more; spares copying the scan."""
+    return DWI(np.zeros((1, 1, 1, 1), dtype=np.float32), ijk_to_ras(node), np.zeros(1), np.zeros((1, 3)))
 
 
 def add_dwi_node(dwi: DWI, name: str):
@@ -142,35 +160,29 @@ def size_in_bytes(node) -> int:
     return _array(node).nbytes
 
 
-def scale_between(low, high) -> tuple[int, str] | None:
-    """In-plane factor (2 to 8) and slice axis ("i", "j", "k") that refine one node's grid to another's, or None.
+def scale_between(low, high) -> Scale | None:
+    """How much finer one node's grid is than another's over the same field of view, or None where it is not.
 
-    The finer grid may end a few voxels earlier, where the coarser was padded to a multiple of the factor.
+    Any factors, whole or not, up to the library's limit, along any axes: the exact ones of the two matrices.
     """
     coarse, fine = low.GetImageData().GetDimensions(), high.GetImageData().GetDimensions()
-    for scale in range(2, 9):
-        for axis in range(3):
-            factors = in_plane_factors(scale, axis)
-            lengths = [int(n * f) - m for n, f, m in zip(coarse, factors, fine, strict=True)]
-            expected = refined_affine(ijk_to_ras(low), factors)
-            near = 0.01 * np.linalg.norm(expected[:3, :3], axis=0).min()
-            fits = all(0 <= missing < f for missing, f in zip(lengths, factors, strict=True))
-            if fits and np.allclose(expected, ijk_to_ras(high), rtol=0, atol=near / max(fine)):
-                return scale, "ijk"[axis]
-    return None
+    if coarse == fine:
+        return None
+    try:
+        scale = Scale.between(coarse, fine)
+    except InputError:  # coarser along an axis, or finer than the library goes
+        return None
+    expected = ras_corners(regridded_affine(ijk_to_ras(low), coarse, fine), fine)
+    apart = np.abs(expected - ras_corners(ijk_to_ras(high), fine)).max()
+    return scale if apart < 0.01 * np.linalg.norm(ijk_to_ras(high)[:3, :3], axis=0).min() else None
 
 
 def place_beside(node, neighbour) -> None:
     """Give a node the transform of another and put it under the same subject hierarchy item."""
     node.SetAndObserveTransformNodeID(neighbour.GetTransformNodeID())
-    hierarchy = slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
-    own, other = hierarchy.GetItemByDataNode(node), hierarchy.GetItemByDataNode(neighbour)
-    if not other:
-        return
-    if own:
-        hierarchy.SetItemParent(own, hierarchy.GetItemParent(other))
-    else:
-        hierarchy.CreateItem(hierarchy.GetItemParent(other), node)
+    item = hierarchy().GetItemByDataNode(neighbour)
+    if item:
+        file_under(node, hierarchy().GetItemParent(item))
 
 
 def describe(node) -> str:

@@ -19,8 +19,18 @@ from pathlib import Path
 from Testing.benchmarks import whole_scan
 from Testing.benchmarks.harness import Result, report
 
-NAMES = ("startup", "microstructure", "losses", "super_resolution", "whole_scan", "training", "memory", "gpu")
-TAKE_QUICK = ("super_resolution", "whole_scan", "memory", "gpu")
+NAMES = (
+    "startup",
+    "microstructure",
+    "losses",
+    "super_resolution",
+    "whole_scan",
+    "training",
+    "memory",
+    "slicer_child",
+    "gpu",
+)
+TAKE_QUICK = ("slicer_child", "super_resolution", "whole_scan", "memory", "gpu")
 PACKAGES = ("torch", "numpy", "dipy", "nibabel", "fastai", "isal")
 
 

@@ -28,7 +28,11 @@ def fake(*arguments: str) -> Step:
 
 def make_job(tmp_path, steps, finish=len, behaviour="succeed", **options) -> Job:
     environment = {**os.environ, "FAKE_CHILD": behaviour, "FAKE_CHILD_PIDS": str(tmp_path / "pids")}
-    job = Job(steps, make_folder(tmp_path), finish, environment=environment, **options)
+
+    def launch(command, folder):
+        return ChildProcess(command, folder, environment)
+
+    job = Job(steps, make_folder(tmp_path), finish, launch=launch, **options)
     job.start()
     return job
 

@@ -1,5 +1,7 @@
 """The module as a whole: the scenarios of DWISuperResTest with the real child and a tiny checkpoint; its picture."""
 
+import importlib.util
+import json
 import os
 import signal
 import sys
@@ -23,7 +25,6 @@ from Testing.slicer_host import start
 from .test_panel import NoDependencies
 
 ROOT = Path(__file__).parents[2]
-PICTURE = ROOT / "Resources/Screenshots/panel.png"
 
 
 @pytest.fixture
@@ -34,6 +35,10 @@ def host():
     host.new_scene()
 
 
+logics = []
+"""Made by a test; their children end with it."""
+
+
 @pytest.fixture
 def module(host, monkeypatch, tmp_path):
     """The module file, with temporary folders in a path with a space and an umlaut."""
@@ -41,7 +46,10 @@ def module(host, monkeypatch, tmp_path):
     folder.mkdir()
     monkeypatch.setattr(slicer.app, "temporaryPath", str(folder))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    logics.clear()
     yield host.load_module()
+    for logic in logics:
+        logic.close()
     assert not list(folder.iterdir())
 
 
@@ -62,7 +70,8 @@ def checkpoint(tmp_path_factory):
 
 
 def make_logic(module, python=sys.executable):
-    return module.DWISuperResLogic(python=python, dependencies=NoDependencies())
+    logics.append(module.DWISuperResLogic(python=python, dependencies=NoDependencies()))
+    return logics[-1]
 
 
 def launcher(tmp_path, limits):
@@ -108,7 +117,7 @@ def test_console_as_documented(module, checkpoint, small_dwi, tmp_path):
     """The documented lines, against the library in this process; what else the child prints does not matter."""
     DWISuperRes, dwiNode = module, mrml.add_dwi_node(small_dwi, "scan")
     python = launcher(tmp_path, "echo 'WARNING: {no JSON'; echo '[1, 2]'")
-    logic = DWISuperRes.DWISuperResLogic(python=python, dependencies=NoDependencies())
+    logic = make_logic(DWISuperRes, python)
     out = logic.superResolve(dwiNode, checkpoint=checkpoint, scale=3)
     assert "out = logic.superResolve(dwiNode, checkpoint=" in module.DWISuperResLogic.__doc__
     expected = dsr.super_resolve(small_dwi, checkpoint, 3, device="cpu")
@@ -130,7 +139,7 @@ def test_killed_from_outside(module, checkpoint, small_dwi):
     job = make_logic(module).process(
         mrml.add_dwi_node(small_dwi, "scan"), checkpoint=checkpoint, device="cpu", waitForCompletion=False
     )
-    os.kill(job._child._process.pid, signal.SIGKILL)
+    os.kill(logics[-1]._child._child._process.pid, signal.SIGKILL)
     with pytest.raises(ProcessingError, match="ended by the system"):
         job.wait()
 
@@ -175,10 +184,13 @@ def test_works_without_main_window(module, host, monkeypatch):
     widget.cleanup()
 
 
-def test_module_metadata(module):
-    class Parent:
-        path = str(ROOT / "DWISuperRes/DWISuperRes.py")
+class Parent:
+    """What Slicer hands to a module's class."""
 
+    path = str(ROOT / "DWISuperRes/DWISuperRes.py")
+
+
+def test_module_metadata(module):
     parent = Parent()
     module.DWISuperRes(parent)
     assert parent.categories == ["Diffusion"]
@@ -189,35 +201,58 @@ def test_module_metadata(module):
 
 def test_sample_data(module, host):
     slicer.app.slots.clear()
-    module.DWISuperRes(type("Parent", (), {})())
-    host.samples.clear()
-    slicer.app.slots["startupCompleted()"]()
-    (sample,) = host.samples
-    assert Path(sample["thumbnailFileName"]).is_file()
-    (node,) = sample["customDownloader"](sample)
+    module.DWISuperRes(Parent())
+    for _ in range(2):  # Slicer's own registers a source once; the host's stand-in need not
+        slicer.modules.sampleDataSources = {}
+        slicer.app.slots["startupCompleted()"]()
+    (sample,) = slicer.modules.sampleDataSources["DWISuperRes"]
+    assert slicer.modules.sampleDataSourceCategories["DWISuperRes"]["title"] == "DWI super-resolution"
+    assert Path(sample.thumbnailFileName).is_file()
+    (node,) = sample.customDownloader(sample)
     assert node.IsA("vtkMRMLDiffusionWeightedVolumeNode")
     assert mrml.describe(node).endswith("30 directions")
 
 
-def test_picture_of_the_panel(module, host):
-    """The README's picture; run with UPDATE_SCREENSHOT=1 to write it."""
+def test_look_of_the_panel(module, host):
+    """Nothing is cut off at a usual width; the README's picture is made by Testing.slicer_host.picture."""
     from DWISuperResLib.gui.self_test import small_phantom
 
     widget = module.DWISuperResWidget()
     reference = mrml.add_dwi_node(small_phantom(), "DWI phantom")
     widget.panel.parameters.inputVolume = widget.panel.parameters.referenceVolume = reference
-    widget.panel.parameters.testVolume = mrml.add_dwi_node(small_phantom(), "DWI phantom SR x2")
-    widget.panel.parameters.exportFolder = Path("/home/me/comparison")
     widget.parent.show()
     height = widget.parent.layout().heightForWidth(440)
     widget.parent.resize(440, height)
     host.application.processEvents()
     picture = widget.parent.grab().toImage()
-    card = widget.panel.ui.cardLabel
-    assert card.height >= card.heightForWidth(card.width), "the card is cut off"
+    for name in ("cardLabel", "inputInfoLabel"):
+        label = getattr(widget.panel.ui, name)
+        assert label.height >= label.heightForWidth(label.width), f"{name} is cut off"
     widget.cleanup()
     assert (picture.width(), picture.height()) == (440, height)
     grey = np.frombuffer(picture.convertToFormat(picture.Format.Format_Grayscale8).constBits(), np.uint8)
     assert 0.01 < (grey < 100).mean() < 0.3  # text is there, and no black hole
-    if os.environ.get("UPDATE_SCREENSHOT"):
-        assert picture.save(str(PICTURE))
+
+
+def test_texts_for_translators_are_all_there():
+    """The template lists what the sources say today; run Resources/Translations/update.py where this fails."""
+    path = ROOT / "Resources/Translations/update.py"
+    spec = importlib.util.spec_from_file_location("update_translations", path)
+    update = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(update)
+    contexts = update.collect()
+    assert update.TEMPLATE.read_text(encoding="utf-8") == update.template(contexts)
+    assert "{scales} finer voxels" in contexts["gui.model_card"]  # as slicer.i18n.getContext names it
+    assert "&Apply" in contexts["DWISuperRes"]
+
+
+def test_entry_for_the_extensions_index():
+    entry = json.loads((ROOT / "Resources/ExtensionsIndex/DWISuperRes.json").read_text())
+    schema = {"$schema", "category", "scm_url"}  # required by schema 1.0.2; these may be there:
+    optional = {"scm_revision", "build_dependencies", "build_subdirectory", "tier"}
+    assert schema <= set(entry) <= schema | optional
+    top = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
+    assert f'set(EXTENSION_CATEGORY "{entry["category"]}")' in top
+    assert f'set(EXTENSION_DEPENDS "{" ".join(entry["build_dependencies"])}")' in top
+    assert entry["scm_url"].removesuffix(".git") in top
+    assert set(entry["build_dependencies"]) == {"PyTorch"}

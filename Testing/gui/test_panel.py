@@ -25,7 +25,7 @@ CARD = Card(
     name="tiny",
     architecture="sr_unet",
     arguments={},
-    scales=(2, 4),
+    factors=((2, 2, 1), (4, 4, 1)),
     voxel_sizes={"in_plane": [1.5, 2.5], "slice": [2, 3]},
     bvals=(800, 1200),
     training={"scans": ["anna.nii.gz", "bert.nrrd"]},
@@ -38,8 +38,14 @@ CARD = Card(
 class NoDependencies:
     """Everything is there."""
 
+    def __init__(self, warm=False):
+        self._warm = warm
+
+    def complete(self):
+        return self._warm
+
     def ensure(self):
-        pass
+        return False
 
     def ensure_readers(self):
         pass
@@ -66,6 +72,8 @@ def launcher(tmp_path):
 @pytest.fixture
 def widget(host, launcher, monkeypatch, tmp_path):
     """The module's widget with two checkpoints and the fake child; temporary folders go to tmp_path."""
+    import qt
+
     from DWISuperResLib.gui import model_section
 
     def read_card(name):
@@ -80,6 +88,8 @@ def widget(host, launcher, monkeypatch, tmp_path):
     module = host.load_module()
     widget = module.DWISuperResWidget(slicer.qMRMLWidget())
     widget.logic = module.DWISuperResLogic(python=launcher, dependencies=NoDependencies())
+    widget.parent.setLayout(qt.QVBoxLayout())  # as Slicer hands it to a module
+    widget.layout = widget.parent.layout()
     widget.setup()
     yield widget
     widget.cleanup()
@@ -93,14 +103,15 @@ def scan(widget, small_dwi):
 
 
 def folders(tmp_path):
-    return list(tmp_path.glob("DWISuperRes-*"))
+    """Of jobs; that of the child goes with the child."""
+    return [path for path in tmp_path.glob("DWISuperRes-*") if not path.name.startswith("DWISuperRes-child")]
 
 
 def test_every_parameter_has_one_widget(widget):
     import qt
 
     names = [w.property("SlicerParameterName") for w in widget.panel.widget.findChildren(qt.QWidget)]
-    bound = [name for name in names if name] + ["checkpoint", "scale"]
+    bound = [name for name in names if name] + ["checkpoint", "scale", "degradation", "displayedMap", "maps"]
     assert sorted(bound) == sorted(type(widget.panel.parameters).allParameters)
 
 
@@ -111,7 +122,7 @@ def controls(ui, second, label):
     return {
         "inputVolume": (lambda: ui.inputSelector.setCurrentNode(second), second),
         "checkpoint": (lambda: setattr(ui.checkpointComboBox, "currentIndex", 1), "other"),
-        "scale": (lambda: setattr(ui.scaleComboBox, "currentIndex", 1), 4),
+        "scale": (lambda: setattr(ui.scaleComboBox, "currentIndex", 1), "4"),
         "device": (lambda: setattr(ui.deviceComboBox, "currentIndex", 1), p.Device.CPU),
         "precision": (lambda: setattr(ui.precisionComboBox, "currentIndex", 1), p.Precision.FP32),
         "sliceAxis": (lambda: setattr(ui.sliceAxisComboBox, "currentIndex", 3), p.SliceAxis.K),
@@ -119,22 +130,29 @@ def controls(ui, second, label):
         "consistent": (ui.consistentCheckBox.click, True),
         "uncertainty": (ui.uncertaintyCheckBox.click, True),
         "outputVolume": (lambda: ui.outputSelector.setCurrentNode(second), second),
-        "simulatedScale": (lambda: setattr(ui.simulatedScaleSpinBox, "value", 4), 4),
-        "simulatedModel": (
-            lambda: setattr(ui.simulatedModelComboBox, "currentIndex", 1),
-            p.DegradationModel.GAUSSIAN,
-        ),
+        "showUncertainty": (ui.showUncertaintyCheckBox.click, True),
+        "simulatedScale": (lambda: setattr(ui.simulatedScaleLineEdit, "text", "1x1x2.5"), "1x1x2.5"),
+        "degradation": (lambda: setattr(ui.degradationComboBox, "currentIndex", 1), "gaussian"),
         "simulatedSNR": (lambda: setattr(ui.simulatedSnrSpinBox, "value", 25.0), 25.0),
         "referenceVolume": (lambda: ui.referenceSelector.setCurrentNode(second), second),
         "testVolume": (lambda: ui.testSelector.setCurrentNode(second), second),
         "maskNode": (lambda: ui.maskSelector.setCurrentNode(label), label),
-        "computeMD": (ui.mdCheckBox.click, True),
-        "computeISO": (ui.isoCheckBox.click, True),
-        "computeGFA": (ui.gfaCheckBox.click, True),
-        "displayedMap": (lambda: setattr(ui.mapComboBox, "currentIndex", 1), p.MapName.QA),
+        "maps": (tick(ui, "MD"), "fa,md,qa,colour_fa"),
+        "displayedMap": (lambda: setattr(ui.mapComboBox, "currentIndex", 1), "md"),
+        "overlay": (lambda: setattr(ui.overlaySlider, "value", 60), 60),
+        "flicker": (ui.flickerCheckBox.click, True),
         "chart": (lambda: setattr(ui.chartComboBox, "currentIndex", 1), p.Chart.BLAND_ALTMAN),
         "exportFolder": (lambda: setattr(ui.exportPathLineEdit, "currentPath", "/tmp/a b"), Path("/tmp/a b")),
     }
+
+
+def tick(ui, label):
+    """Tick or untick a map in the button's menu."""
+
+    def click():
+        next(action for action in ui.mapsButton.menu().actions() if action.text() == label).trigger()
+
+    return click
 
 
 def test_every_control_both_ways(widget, scan, small_dwi, host):
@@ -163,11 +181,14 @@ def shown(widget):
 
     found = {}
     for child in widget.panel.widget.findChildren(qt.QWidget):
-        if child.property("SlicerParameterName") or child.name in ("checkpointComboBox", "scaleComboBox"):
+        lists = ("checkpointComboBox", "scaleComboBox", "degradationComboBox", "mapComboBox", "mapsButton")
+        if child.property("SlicerParameterName") or child.name in lists:
             if type(child) is slicer.qMRMLNodeComboBox:
                 found[child.name] = child.currentNode()
             elif type(child) is qt.QCheckBox:
                 found[child.name] = child.checked
+            elif type(child) in (qt.QPushButton, qt.QLineEdit):
+                found[child.name] = child.text
             elif type(child) is ctk.ctkPathLineEdit:
                 found[child.name] = child.currentPath
             else:
@@ -178,11 +199,12 @@ def shown(widget):
 def test_tooltips_keyboard_and_mnemonics(widget):
     import qt
 
-    inputs = (qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QSpinBox, qt.QDoubleSpinBox)
+    inputs = (qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QDoubleSpinBox, qt.QSlider, qt.QLineEdit)
     letters = []
     for child in widget.panel.widget.findChildren(qt.QWidget):
-        if isinstance(child, inputs) and not child.name.startswith("qt_"):
+        if isinstance(child, inputs) and child.name and not child.name.startswith("qt_"):
             assert child.toolTip, f"{child.name} has no tooltip"
+            assert child.accessibleName, f"a screen reader cannot name {child.name}"
         text = child.property("text") if type(child) is not qt.QLabel or child.buddy() else None
         if isinstance(text, str) and "&" in text and type(child) in (qt.QLabel, qt.QPushButton, qt.QCheckBox):
             letters.append(text[text.index("&") + 1].lower())
@@ -196,9 +218,10 @@ def test_tooltips_keyboard_and_mnemonics(widget):
 
 def test_card_and_warnings(widget, scan, small_dwi):
     ui = widget.panel.ui
-    assert "×2, ×4" in ui.cardLabel.text
-    assert "anna.nii.gz, bert.nrrd" in ui.cardLabel.text
-    assert "&lt;b&gt;4.0" in ui.cardLabel.text  # a foreign file's words are text, not mark-up
+    assert ui.cardLabel.text == "×2, ×4 finer voxels; held out: fa mae 0.03"
+    assert ui.cardCollapsibleButton.collapsed
+    assert "anna.nii.gz, bert.nrrd" in ui.cardDetailsLabel.text
+    assert "&lt;b&gt;4.0" in ui.cardDetailsLabel.text  # a foreign file's words are text, not mark-up
     assert not ui.modelWarningLabel.text
     affine = small_dwi.affine @ np.diag([2, 2, 2, 1])
     widget.panel.parameters.inputVolume = mrml.add_dwi_node(
@@ -220,11 +243,11 @@ def test_a_checkpoint_from_a_file(widget, scan, monkeypatch):
 
     ui, parameters = widget.panel.ui, widget.panel.parameters
     monkeypatch.setattr(qt.QFileDialog, "getOpenFileName", lambda *_: ("/models/mine.safetensors", ""), raising=False)
-    parameters.scale = 4
+    parameters.scale = "4"
     ui.browseButton.click()
     assert parameters.checkpoint == "/models/mine.safetensors"
     assert ui.checkpointComboBox.currentText == "mine.safetensors"
-    assert parameters.scale == 4
+    assert parameters.scale == "4"
     assert ui.applyButton.enabled
     parameters.checkpoint = "/models/broken.safetensors"
     assert "no checkpoint" in ui.cardLabel.text
@@ -232,9 +255,9 @@ def test_a_checkpoint_from_a_file(widget, scan, monkeypatch):
 
 
 def test_a_scale_that_the_checkpoint_lacks(widget, scan):
-    widget.panel.parameters.scale = 3
+    widget.panel.parameters.scale = "3"
     widget.panel.parameters.checkpoint = "other"
-    assert widget.panel.parameters.scale == 2
+    assert widget.panel.parameters.scale == "2"
 
 
 def test_apply_needs_an_input(widget, small_dwi):
@@ -346,7 +369,7 @@ def test_compare_shows_and_exports(widget, scan, small_dwi, host, tmp_path):
     parameters.referenceVolume = scan
     parameters.testVolume = mrml.add_dwi_node(small_dwi, "test")
     parameters.testVolume.SetAttribute("DWISuperRes.Warnings", "A grid pattern of period 2.")
-    parameters.computeMD = True
+    parameters.maps = "fa,qa,md"
     label = slicer.util.addVolumeFromArray(
         np.ones((4, 10, 12), np.uint8), small_dwi.affine, "mask", "vtkMRMLLabelMapVolumeNode"
     )
@@ -359,11 +382,10 @@ def test_compare_shows_and_exports(widget, scan, small_dwi, host, tmp_path):
     assert "grid pattern" in ui.compareWarningLabel.text
     charts = {n.GetTitle() for n in slicer.util.getNodesByClass("vtkMRMLPlotChartNode")}
     assert "FA: Bland-Altman" in charts
-    ui.mapComboBox.currentIndex = 2
+    ui.mapComboBox.currentIndex = ui.mapComboBox.findData("md")
     charts = {n.GetTitle() for n in slicer.util.getNodesByClass("vtkMRMLPlotChartNode")}
     assert "MD: Bland-Altman" in charts
-    ui.mapComboBox.currentIndex = 4
-    assert "GFA was not computed" in ui.compareWarningLabel.text
+    assert ui.mapComboBox.findData("gfa") < 0  # what was not computed is not offered
     folder = tmp_path / "aus gabe ü"
     folder.mkdir()
     parameters.exportFolder = folder
@@ -423,7 +445,7 @@ def test_load_through_the_panel(widget, host, small_dwi, tmp_path, monkeypatch):
 
 
 def test_parameters_are_saved_with_the_scene(widget, scan, host, tmp_path):
-    widget.panel.parameters.scale = 4
+    widget.panel.parameters.scale = "4"
     widget.panel.parameters.ensemble = True
     xml = tmp_path / "scene.mrml"
     slicer.mrmlScene.SetURL(str(xml))
@@ -433,8 +455,7 @@ def test_parameters_are_saved_with_the_scene(widget, scan, host, tmp_path):
     assert not widget.panel.ui.ensembleCheckBox.checked
     slicer.mrmlScene.SetURL(str(xml))
     slicer.mrmlScene.Import()
-    widget.enter()
-    assert widget.panel.parameters.scale == 4
+    assert widget.panel.parameters.scale == "4"
     assert widget.panel.ui.ensembleCheckBox.checked
     assert widget.panel.ui.scaleComboBox.currentText == "×4"
 

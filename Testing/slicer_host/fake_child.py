@@ -1,6 +1,7 @@
 """Speaks the child's protocol without computing anything; the environment variable FAKE_CHILD says how it behaves.
 
-Runs as `python fake_child.py -m DWISuperResLib COMMAND ...`, with the standard library alone, so it starts at once.
+Runs as `python fake_child.py -m DWISuperResLib.gui.worker` and reads commands as the worker does, or as
+`python fake_child.py -m DWISuperResLib COMMAND ...` for one; with the standard library alone, so it starts at once.
 """
 
 import array
@@ -25,19 +26,37 @@ def succeed(command, arguments):
         if "--uncertainty" in arguments:
             shutil.copy(arguments[0], arguments[arguments.index("--uncertainty") + 1])
         found = ["The result shows a grid pattern of period 2."] if command == "run" else []
-        say(type="result", output=arguments[1], warnings=found)
+        check = {
+            "name": "grid artefacts (dB)",
+            "value": 13.0,
+            "threshold": 10.0,
+            "fired": True,
+            "advice": "Do not use.",
+        }
+        say(type="result", output=arguments[1], warnings=found, checks=[check] if command == "run" else [])
+    elif command == "colours":
+        sizes = spatial_sizes(arguments[0])
+        header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': ({', '.join(map(str, sizes))}, 3), }}".encode()
+        header += b" " * (-(len(header) + 11) % 64) + b"\n"
+        voxels = bytes([200, 100, 50]) * (sizes[0] * sizes[1] * sizes[2])
+        Path(arguments[1]).write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + voxels)
+        say(type="result", output=arguments[1])
     elif command == "compare":
         folder = Path(arguments[2])
         folder.mkdir()
-        header = Path(arguments[0]).read_bytes().split(b"\n\n")[0].decode()
-        sizes = [int(n) for n in re.search(r"sizes: (.*)", header)[1].split()]
-        sizes = sizes[:3] if "none" in header.split("space directions:")[1].splitlines()[0].split()[-1] else sizes[1:]
+        sizes = spatial_sizes(arguments[0])
         for index, name in enumerate(arguments[arguments.index("--maps") + 1].split(",")):
             for part, value in (("reference", 0.4), ("test", 0.5 + 0.1 * index), ("difference", 0.1)):
                 write_map(folder / f"{name}_{part}.nrrd", sizes, value)
         (folder / "statistics.tsv").write_text("map\tregion\tn\tmae\nfa\tbrain\t48\t0.1\n")
         (folder / "report.html").write_text("<html></html>")
         say(type="result", outdir=str(folder))
+
+
+def spatial_sizes(path):
+    header = Path(path).read_bytes().split(b"\n\n")[0].decode()
+    sizes = [int(n) for n in re.search(r"sizes: (.*)", header)[1].split()]
+    return sizes[:3] if "none" in header.split("space directions:")[1].splitlines()[0].split()[-1] else sizes[1:]
 
 
 def write_map(path, sizes, value):
@@ -51,12 +70,20 @@ def write_map(path, sizes, value):
 
 
 def main():
-    behaviour = os.environ.get("FAKE_CHILD", "succeed")
     module, *arguments = sys.argv[sys.argv.index("-m") + 1 :]
-    if module == "DWISuperResLib.gui.probe":
+    if module != "DWISuperResLib.gui.worker":
+        return run(*arguments)
+    for line in sys.stdin:
+        code = run(*json.loads(line)["arguments"])
+        say(type="end", code=code)
+    return 0
+
+
+def run(command, *arguments):
+    behaviour = os.environ.get("FAKE_CHILD", "succeed")
+    if command == "probe":
         say(type="result", device="cpu", message="PyTorch 0 on the processor")
         return 0
-    command, *arguments = arguments
     say(type="status", message="Loading the network")
     if behaviour == "slow":
         grandchild = subprocess.Popen([sys.executable, "-S", "-c", "import time; time.sleep(600)"])

@@ -1,4 +1,7 @@
-"""Starting the host: a scene, an off-screen application, and the modules that only Slicer has."""
+"""Starting the host: a scene, an off-screen application, and the modules that only Slicer has.
+
+Where the environment variable SLICER_PYTHON_DIR names a checkout of Slicer/Slicer, its own Python files are used.
+"""
 
 import importlib
 import importlib.util
@@ -15,7 +18,7 @@ CTK_NAMES = (
 )
 QMRML_NAMES = ["qMRMLSliderWidget", "qMRMLSpinBox", "qMRMLRangeWidget"]
 DIVERGING = "FileDivergingBlueRed.txt"
-SEQUENTIAL = "FileViridis.txt"
+SEQUENTIAL = ("FileViridis.txt", "FileInferno.txt")
 
 
 @dataclass
@@ -28,8 +31,9 @@ class Host:
     answer: bool = True
     main_window: object = "a window"
     installed: list = field(default_factory=list)
-    samples: list = field(default_factory=list)
+    layout_manager: object = None
     logics: list = field(default_factory=list)
+    slicers_own: list = field(default_factory=list)
 
     def wait(self, condition, seconds=60):
         """Run the event loop until `condition()` holds."""
@@ -46,6 +50,9 @@ class Host:
         """An empty scene with what Slicer's own scenes hold: colours, a subject hierarchy, node classes of modules."""
         import slicer
 
+        if self.layout_manager is not None:
+            self.layout_manager.close()
+            self.layout_manager = None
         slicer.mrmlScene.Clear(1)
         self.add_colours()
         slicer.vtkMRMLSubjectHierarchyNode.GetSubjectHierarchyNode(slicer.mrmlScene)
@@ -54,7 +61,16 @@ class Host:
         self.questions.clear()
         self.installed.clear()
         self.answer = True
+        for name in ("sampleDataSources", "sampleDataSourceCategories"):
+            vars(slicer.modules).pop(name, None)
         return slicer.mrmlScene
+
+    def show_views(self, size=(240, 240)):
+        """Give the application a layout manager with views, until the next new scene; and return it."""
+        from .views import LayoutManager
+
+        self.layout_manager = LayoutManager(size)
+        return self.layout_manager
 
     def add_colours(self):
         """The wheel lacks Slicer's colour files, so tables with the same ids stand in."""
@@ -65,10 +81,14 @@ class Host:
             return
         ramp = np.linspace(0, 1, 255)
         diverging = np.stack((np.minimum(1, 2 * ramp), 1 - np.abs(2 * ramp - 1), np.minimum(1, 2 - 2 * ramp)), 1)
-        for tag, colours in ((DIVERGING, diverging), (SEQUENTIAL, np.stack((ramp, ramp, 1 - ramp), 1))):
+        for tag, colours in (
+            (DIVERGING, diverging),
+            *((name, np.stack((ramp, ramp, 1 - ramp), 1)) for name in SEQUENTIAL),
+        ):
+            colours = _slicers_colours(tag, colours)
             table = slicer.vtkMRMLColorTableNode()
             table.SetTypeToUser()
-            table.SetNumberOfColors(255)
+            table.SetNumberOfColors(len(colours))
             for index, colour in enumerate(colours):
                 table.SetColor(index, str(index), *map(float, colour), 1.0)
             table.SetSingletonTag(tag)
@@ -86,8 +106,26 @@ class Host:
         return module
 
 
+def _slicers_colours(tag, otherwise):
+    """The table as Slicer ships it, where there is a checkout; the wheel has none."""
+    path = Path(os.environ.get("SLICER_PYTHON_DIR", "")) / "Base/Logic/Resources/ColorFiles" / tag.removeprefix("File")
+    if not path.is_file():
+        return otherwise
+    rows = [line.split() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
+    return [[int(value) / 255 for value in row[-4:-1]] for row in rows]
+
+
+class _ModuleManager:
+    """Tells modules that they are about to be unloaded; here the tests call `cleanup` themselves."""
+
+    def connect(self, signal, slot):
+        pass
+
+    disconnect = connect
+
+
 class _Application:
-    """`slicer.app` without a main window."""
+    """`slicer.app` without a main window; `views` gives it a layout manager."""
 
     def __init__(self, host):
         self._host = host
@@ -97,8 +135,11 @@ class _Application:
     def connect(self, signal, slot):
         self.slots[signal] = slot
 
+    def moduleManager(self):
+        return _ModuleManager()
+
     def layoutManager(self):
-        return None
+        return self._host.layout_manager
 
     def testingEnabled(self):
         return False
@@ -132,7 +173,7 @@ def start() -> Host:
     import slicer.util
     from PySide6 import QtWidgets
 
-    from . import parameter_nodes, pythonqt, scripted_module, widgets
+    from . import parameter_nodes, pythonqt, sample_data, scripted_module, widgets
 
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["Slicer"])
     host = _host = Host(application)
@@ -147,18 +188,18 @@ def start() -> Host:
     sys.modules["slicer.i18n"] = slicer.i18n = i18n
     sys.modules["slicer.ScriptedLoadableModule"] = slicer.ScriptedLoadableModule = scripted_module
     sys.modules["slicer.parameterNodeWrapper"] = slicer.parameterNodeWrapper = parameter_nodes
-    sys.modules["SampleData"] = _sample_data(host)
+    sys.modules["SampleData"] = sample_data
     sys.modules["slicer.packaging"] = slicer.packaging = _packaging(host)
     slicer.modules = types.SimpleNamespace()
     _replace_dialogs(host)
     _start_mrml(host)
     if folder := os.environ.get("SLICER_PYTHON_DIR"):
-        _use_slicers_own(Path(folder))
+        _use_slicers_own(host, Path(folder))
     return host
 
 
-def _use_slicers_own(folder):
-    """Take the Python of a Slicer checkout (its Base/Python/slicer) in place of the host's: an oracle for the host."""
+def _use_slicers_own(host, checkout):
+    """Take Slicer's own Python files from a checkout of Slicer/Slicer in place of the host's stand-ins."""
     import ctk
     import slicer
 
@@ -166,11 +207,17 @@ def _use_slicers_own(folder):
         for name in names:
             if not hasattr(module, name):
                 setattr(module, name, type(name, (), {}))
-    slicer.app.translate = lambda _context, text: text
-    slicer.__path__.append(str(folder))
-    for name in ("i18n", "parameterNodeWrapper"):
+    install = slicer.packaging.pip_ensure
+    slicer.__path__.append(str(checkout / "Base/Python/slicer"))
+    for name in ("i18n", "ScriptedLoadableModule", "parameterNodeWrapper", "packaging"):
         del sys.modules[f"slicer.{name}"]
         setattr(slicer, name, importlib.import_module(f"slicer.{name}"))
+        host.slicers_own.append(f"slicer.{name}")
+    slicer.packaging.pip_ensure = install  # tests install nothing
+    sys.path.append(str(checkout / "Modules/Scripted/SampleData"))
+    del sys.modules["SampleData"]
+    importlib.import_module("SampleData")
+    host.slicers_own.append("SampleData")
 
 
 def _replace_dialogs(host):
@@ -215,19 +262,3 @@ def _packaging(host):
         line for line in Path(path).read_text().splitlines() if line and not line.startswith("#")
     ]
     return packaging
-
-
-def _sample_data(host):
-    module = types.ModuleType("SampleData")
-
-    class SampleDataLogic:
-        @staticmethod
-        def registerCustomSampleDataCategory(category, title):
-            pass
-
-        @staticmethod
-        def registerCustomSampleDataSource(**options):
-            host.samples.append(options)
-
-    module.SampleDataLogic = SampleDataLogic
-    return module

@@ -162,9 +162,11 @@ class _Connector(GuiConnector):
         self._widget, self._kind = widget, kind
         if type(widget) is qt.QCheckBox and kind is bool:
             self._signal, self._property = widget.stateChanged, "checked"
-        elif (type(widget), kind) in ((qt.QSpinBox, int), (qt.QDoubleSpinBox, float)):
+        elif (type(widget), kind) in ((qt.QSlider, int), (qt.QDoubleSpinBox, float)):
             self._signal, self._property = widget.valueChanged, "value"
             widget.setRange(extra[0].minimum, extra[0].maximum)
+        elif type(widget) is qt.QLineEdit and kind is str:
+            self._signal, self._property = widget.textChanged, "text"
         elif type(widget) is ctk.ctkPathLineEdit and kind is pathlib.Path:
             self._signal, self._property = widget.currentPathChanged, "currentPath"
         elif type(widget) is qt.QComboBox and isinstance(kind, type) and issubclass(kind, enum.Enum):

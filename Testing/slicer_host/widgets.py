@@ -20,6 +20,8 @@ class qMRMLNodeComboBox(QtWidgets.QComboBox):
         self._types, self._ids, self._scene = [], [], None
         self._flags = {"noneEnabled": False, "addEnabled": True, "removeEnabled": True, "renameEnabled": False}
         self._none = "None"
+        self.setSizeAdjustPolicy(QtWidgets.QComboBox.AdjustToMinimumContentsLengthWithIcon)  # long names are cut
+        self.setMinimumContentsLength(8)
         self.currentIndexChanged.connect(lambda _: self.currentNodeChanged.emit(self.currentNode()))
 
     def _set_types(self, types):
