@@ -2,13 +2,25 @@
 
 
 class DWISuperResError(Exception):
-    """Base of every error this library raises on purpose; the command line exits with `exit_code`."""
+    """Base of every error this library raises on purpose; the command line exits with `exit_code`.
+
+    Examples
+    --------
+    >>> [kind.__name__ for kind in DWISuperResError.__subclasses__()][:2]
+    ['InputError', 'ProcessingError']
+    """
 
     exit_code = 1
 
 
 class InputError(DWISuperResError, ValueError):
-    """Bad input: a file, an option or an argument that cannot be used as given."""
+    """Bad input: a file, an option or an argument that cannot be used as given.
+
+    Examples
+    --------
+    >>> InputError("The scale is 9; expected at most 5.").exit_code
+    2
+    """
 
     exit_code = 2
 
@@ -18,7 +30,13 @@ class MissingDependencyError(InputError):
 
 
 class ProcessingError(DWISuperResError, RuntimeError):
-    """A failure while running on input that was accepted."""
+    """A failure while running on input that was accepted.
+
+    Examples
+    --------
+    >>> ProcessingError("There is not enough memory.").exit_code
+    1
+    """
 
 
 class Cancelled(DWISuperResError):

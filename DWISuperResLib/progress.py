@@ -79,7 +79,13 @@ def _silence(stream: TextIO) -> None:
 
 
 def reporter(mode: str) -> Reporter:
-    """The reporter for one of MODES; auto is a bar where standard error is a terminal, else plain lines."""
+    """The reporter for one of MODES; auto is a bar where standard error is a terminal, else plain lines.
+
+    Examples
+    --------
+    >>> with reporter("none") as report:
+    ...     report(0.5, "half of it is done")
+    """
     if mode == "json":
         return JsonReporter()
     if mode == "rich" or (mode == "auto" and sys.stderr.isatty()):

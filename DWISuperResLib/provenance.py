@@ -16,7 +16,15 @@ if TYPE_CHECKING:
 
 
 def signal_hash(dwi: DWI) -> str:
-    """sha256 of signal (float32, X fastest, volume slowest), affine, b-values, directions (to 5 decimals, float64)."""
+    """sha256 of signal (float32, X fastest, volume slowest), affine, b-values, directions (to 5 decimals, float64).
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((4, 4, 4), supersampling=1)
+    >>> signal_hash(scan) == signal_hash(phantom((4, 4, 4), supersampling=1))
+    True
+    """
     digest = hashlib.sha256()
     for n in range(dwi.n_volumes):
         digest.update(np.asfortranarray(dwi.signal[..., n]).T.data)
@@ -27,7 +35,13 @@ def signal_hash(dwi: DWI) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers rest on."""
+    """Versions of what the numbers rest on.
+
+    Examples
+    --------
+    >>> "numpy" in versions()
+    True
+    """
     names = ("torch", "numpy", "scipy", "dipy", "nibabel", "torchmetrics")
     found = {n: metadata.version(n) for n in names if next(iter(metadata.distributions(name=n)), None)}
     return {"DWISuperRes": __version__, "Python": platform.python_version(), "platform": platform.platform(), **found}

@@ -33,6 +33,11 @@ class Region:
         What is scored there.
     is_fa_class : bool
         Whether figures by class of FA show it.
+
+    Examples
+    --------
+    >>> REGIONS["brain"].rule is None, REGIONS["FA 0.2-0.4"].is_fa_class
+    (True, True)
     """
 
     name: str

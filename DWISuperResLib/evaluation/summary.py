@@ -79,7 +79,13 @@ JUDGED = (
 
 
 def summary_columns() -> list[Column]:
-    """Every headline metric of the signal, of the maps and of the direction."""
+    """Every headline metric of the signal, of the maps and of the direction.
+
+    Examples
+    --------
+    >>> summary_columns()[0].metric.label
+    'PSNR'
+    """
     kinds = [("signal", "signal"), *((name, "map") for name in SUMMARISED_MAPS), ("direction", "direction")]
     return [Column(quantity, metric) for quantity, kind in kinds for metric in metrics_of(kind, headline=True)]  # type: ignore[arg-type]
 

@@ -19,6 +19,13 @@ def find_scans(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Pat
     ------
     InputError
         If an entry matches nothing.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom, write_dwi
+    >>> write_dwi(phantom((4, 4, 4), supersampling=1), "scan.nii.gz")
+    >>> [path.name for path in find_scans(["."])]
+    ['scan.nii.gz']
     """
     found: dict[Path, None] = {}
     for pattern in patterns:
@@ -55,6 +62,15 @@ def divide(
     ------
     InputError
         If a subject of a listed scan is trained on as well, or nothing is left to train on.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom, write_dwi
+    >>> for name in ("a", "b", "c"):
+    ...     write_dwi(phantom((4, 4, 4), supersampling=1), f"{name}.nii.gz")
+    >>> training, held_out = divide(["."], held_out=["b.nii.gz"])
+    >>> [path.name for path in training], [path.name for path in held_out]
+    (['a.nii.gz', 'c.nii.gz'], ['b.nii.gz'])
     """
     files = find_scans(scans, exclude)
     subjects = {path: subject_of(path, subject) for path in files}

@@ -19,7 +19,15 @@ LARGEST_B = 1e5
 
 
 def read_table(path: Path) -> NDArray[np.float64]:
-    """Numbers of a bval or bvec file as a 2-D array; blanks, tabs, commas, semicolons between them."""
+    """Numbers of a bval or bvec file as a 2-D array; blanks, tabs, commas, semicolons between them.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> _ = Path("scan.bval").write_text("0 1000 1000")
+    >>> read_table(Path("scan.bval")).ravel().tolist()
+    [0.0, 1000.0, 1000.0]
+    """
     with open_input(path, compressed=False) as (stream, _):
         content = stream.read(LARGEST_TABLE + 1)
     if len(content) > LARGEST_TABLE:
@@ -84,7 +92,13 @@ def b_value_warning(bvals: NDArray[np.float64]) -> str | None:
 
 
 def table_row(values: Iterable[float]) -> str:
-    """A line of numbers, each the shortest text that reads back to the same bits (and 0 for -0)."""
+    """A line of numbers, each the shortest text that reads back to the same bits (and 0 for -0).
+
+    Examples
+    --------
+    >>> table_row(np.array([0.0, 1000.0, 0.1])).split()
+    ['0', '1000', '0.1']
+    """
     return " ".join(repr(float(value) + 0.0).removesuffix(".0") for value in values) + "\n"
 
 
@@ -93,12 +107,28 @@ def fsl_to_ras(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArr
 
     FSL counts the first axis backwards where the affine's determinant is positive
     (https://fsl.fmrib.ox.ac.uk/fsl/docs/#/diffusion/dtifit).
+
+    Examples
+    --------
+    FSL's first axis runs to the left of a RAS image as it does in a LAS one.
+
+    >>> fsl_to_ras(np.array([[1.0, 0, 0]]), np.diag([2.0, 2, 2, 1])).tolist()
+    [[-1.0, 0.0, 0.0]]
+    >>> fsl_to_ras(np.array([[1.0, 0, 0]]), np.diag([-2.0, 2, 2, 1])).tolist()
+    [[-1.0, 0.0, 0.0]]
     """
     return unit_vectors(bvecs @ _fsl_axes(affine).T)
 
 
 def ras_to_fsl(bvecs: NDArray[np.float64], affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse of `fsl_to_ras`."""
+    """Inverse of `fsl_to_ras`.
+
+    Examples
+    --------
+    >>> affine = np.diag([-2.0, 2, 2, 1])
+    >>> ras_to_fsl(fsl_to_ras(np.array([[0.6, 0.8, 0]]), affine), affine).tolist()
+    [[0.6, 0.8, 0.0]]
+    """
     return unit_vectors(np.linalg.solve(_fsl_axes(affine), bvecs.T).T)
 
 
@@ -106,6 +136,11 @@ def unit_vectors(vectors: NDArray) -> NDArray[np.float64]:
     """Vectors (N, 3) at length 1, or 0 where they were shorter than 1e-6.
 
     Tables hold a few digits, and some hold directions such as (1, 0, 1) that only a direction is meant by.
+
+    Examples
+    --------
+    >>> unit_vectors(np.array([[3.0, 4, 0], [0, 0, 0]])).tolist()
+    [[0.6, 0.8, 0.0], [0.0, 0.0, 0.0]]
     """
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
     return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)

@@ -111,6 +111,8 @@ def build_loss(terms: Sequence[Mapping[str, Any]]) -> CompositeLoss:
     InputError
         If a name or an option is unknown, a weight is not a positive number, or two terms share a label.
 
+    Examples
+    --------
     >>> loss = build_loss([{"name": "l1"}, {"name": "l2", "weight": 0.5}])
     >>> total, parts = loss(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 2.0))
     >>> float(total), float(parts["l2"])

@@ -55,6 +55,8 @@ def register_backbone(name: str) -> Callable[[Factory], Factory]:
 def backbones() -> tuple[str, ...]:
     """Names of the registered backbones.
 
+    Examples
+    --------
     >>> backbones()
     ('vgg16', 'vgg16_bn', 'untrained', 'ssfd')
     """
@@ -69,6 +71,8 @@ def build_backbone(name: str, taps: Sequence[str] | None = None, **options: Any)
     InputError
         If the name or an option is unknown, or an option has a value that the backbone cannot use.
 
+    Examples
+    --------
     >>> features = build_backbone("untrained", ["conv2"], channels=4)(torch.zeros(1, 1, 8, 8))
     >>> features["conv2"].shape
     torch.Size([1, 4, 8, 8])
@@ -115,6 +119,8 @@ class FeatureLoss(nn.Module):
     **options
         Options of the backbone.
 
+    Examples
+    --------
     >>> loss = FeatureLoss("untrained", ["conv1"])
     >>> image = torch.rand(1, 1, 8, 8)
     >>> float(loss(image, image))
@@ -196,6 +202,8 @@ register_loss("untrained")(partial(FeatureLoss, "untrained", distance="l2"))
 def gram(features: Tensor) -> Tensor:
     """Gram matrices F Fᵀ / (c h w), shape (B, C, C), of features (B, C, h, w).
 
+    Examples
+    --------
     >>> gram(torch.ones(1, 2, 3, 4))
     tensor([[[0.5000, 0.5000],
              [0.5000, 0.5000]]])

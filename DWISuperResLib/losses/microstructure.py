@@ -49,6 +49,8 @@ class LogRatioLoss(_SignalLoss):
     floor : float
         Signals below this fraction of their S0 count as this much; keeps the logarithm finite.
 
+    Examples
+    --------
     >>> gradients = torch.tensor([0.0, 1000.0]), torch.tensor([[0.0, 0, 0], [1.0, 0, 0]])
     >>> prediction, target = (torch.tensor([1.0, ratio]).view(1, 2, 1, 1) for ratio in (0.5, 0.25))
     >>> round(float(LogRatioLoss()(prediction, target, gradients)), 4)  # ln 2
@@ -76,6 +78,8 @@ class FractionalAnisotropyLoss(_SignalLoss):
     floor : float
         See `LogRatioLoss`.
 
+    Examples
+    --------
     >>> FractionalAnisotropyLoss("ols").description
     {'fit': 'ols', 'floor': 0.01}
     """

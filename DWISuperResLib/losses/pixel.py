@@ -24,6 +24,8 @@ _WINDOW = 11
 def mean_absolute_error() -> nn.Module:
     """PyTorch's mean absolute error, which has no options here.
 
+    Examples
+    --------
     >>> float(mean_absolute_error()(torch.zeros(2), torch.ones(2)))
     1.0
     """
@@ -34,6 +36,8 @@ def mean_absolute_error() -> nn.Module:
 def mean_squared_error() -> nn.Module:
     """PyTorch's mean squared error, which has no options here.
 
+    Examples
+    --------
     >>> float(mean_squared_error()(torch.zeros(2), 2 * torch.ones(2)))
     4.0
     """
@@ -49,6 +53,8 @@ class CharbonnierLoss(nn.Module):
     epsilon : float
         Intensity difference below which it turns quadratic.
 
+    Examples
+    --------
     >>> round(float(CharbonnierLoss(3.0)(torch.zeros(1), torch.tensor([4.0]))), 6)
     2.0
     """
@@ -76,6 +82,8 @@ class SSIMLoss(nn.Module):
     data_range : float
         Intensity range L of the constants (0.01 L)² and (0.03 L)².
 
+    Examples
+    --------
     >>> image = torch.rand(1, 1, 16, 16)
     >>> round(float(SSIMLoss()(image, image)), 6)
     0.0
@@ -108,6 +116,8 @@ class MultiScaleSSIMLoss(nn.Module):
         Number of dyadic scales, 1 to 5 (exponents rescaled to sum to 1); by default as many as the image
         holds: 5 above 160 px.
 
+    Examples
+    --------
     >>> image = torch.rand(1, 1, 32, 32)
     >>> round(float(MultiScaleSSIMLoss()(image, image)), 5)
     0.0

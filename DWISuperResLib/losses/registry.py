@@ -26,6 +26,8 @@ def register_loss(name: str) -> Callable[[Factory], Factory]:
     - `needs_float32`: True if it loses too much in half precision.
     - `description`: its options, resolved, as JSON values for a checkpoint's card.
 
+    Examples
+    --------
     >>> @register_loss("largest_error")
     ... class LargestError(nn.Module):
     ...     def forward(self, prediction, target):
@@ -47,6 +49,8 @@ def register_loss(name: str) -> Callable[[Factory], Factory]:
 def losses() -> tuple[str, ...]:
     """Names of the loss terms.
 
+    Examples
+    --------
     >>> {"l1", "ssim", "feature", "fa"} <= set(losses())
     True
     """
@@ -61,6 +65,8 @@ def build_term(name: str, options: dict[str, Any]) -> nn.Module:
     InputError
         If the name or an option is unknown, or an option has a value that the term cannot use.
 
+    Examples
+    --------
     >>> build_term("charbonnier", {"epsilon": 0.1}).epsilon
     0.1
     """

@@ -55,6 +55,8 @@ class UntrainedFeatures(nn.Module):
     seed : int
         Fixes the weights, whatever the global generator's state, which stays as it was.
 
+    Examples
+    --------
     >>> features = UntrainedFeatures(dimensions=3, depth=3, channels=4)(torch.zeros(1, 1, 4, 6, 5))
     >>> features["conv3"].shape
     torch.Size([1, 4, 4, 6, 5])

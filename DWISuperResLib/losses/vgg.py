@@ -140,6 +140,8 @@ def vgg_features(
     InputError
         If an option is unknown, the file is missing or does not fit, or it ends above the deepest tap.
 
+    Examples
+    --------
     >>> list(vgg_features("vgg16", ["relu1_1"], weights="untrained")(torch.zeros(1, 1, 8, 8)))
     ['relu1_1']
     """

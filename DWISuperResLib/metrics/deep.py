@@ -108,6 +108,8 @@ class DeepDistance:
     ProcessingError
         If a download fails.
 
+    Examples
+    --------
     >>> compare = DeepDistance("lpips_alex", weights="untrained")
     >>> image = np.random.default_rng(0).random((1, 64, 64), np.float32)
     >>> compare(image, image).value, compare.weights
@@ -175,6 +177,8 @@ class DeepDistance:
 def distance(name: str, images: ArrayLike, reference: ArrayLike, **options: Any) -> DeepScore:
     """One distance, once: `DeepDistance(name, ...)(images, reference, mask=..., data_range=...)`.
 
+    Examples
+    --------
     >>> image = np.random.default_rng(0).random((1, 64, 64), np.float32)
     >>> distance("lpips_alex", image, image, weights="untrained").value
     0.0
@@ -187,6 +191,8 @@ def available_distances() -> tuple[str, ...]:
     """Distances that tell something apart here: not the trained ResNets and Med-VAE where their weights are not at
     hand, since their untrained variant is `resnet50_untrained`.
 
+    Examples
+    --------
     >>> "resnet50_untrained" in available_distances()
     True
     """
@@ -211,6 +217,8 @@ def sample_slices(
     slices, volumes : int
         At most so many of each: a deep network costs a thousand times what PSNR does.
 
+    Examples
+    --------
     >>> scan = np.ones((8, 8, 12, 30))
     >>> sample_slices(scan, scan, np.ones((8, 8, 12), bool), 2, slices=3, volumes=2)[0].shape
     (6, 8, 8)

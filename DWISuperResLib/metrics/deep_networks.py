@@ -253,6 +253,8 @@ def trunk_file(architecture: str, weights: Weights, download: bool) -> Path | No
     Without `weights`, torchvision's file in torch.hub's cache, fetched first if `download` is set; its checksum is
     verified.
 
+    Examples
+    --------
     >>> trunk_file("vgg16", "untrained", False) is None
     True
     """

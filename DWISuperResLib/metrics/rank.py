@@ -11,7 +11,14 @@ from ..errors import InputError
 
 
 class RankCorrelation(NamedTuple):
-    """Mean of the groups' Spearman coefficients, its 95 % interval, and each group's own."""
+    """Mean of the groups' Spearman coefficients, its 95 % interval, and each group's own.
+
+    Examples
+    --------
+    >>> found = rank_correlation(np.arange(8.0), -np.arange(8.0))
+    >>> round(found.rho, 6)
+    -1.0
+    """
 
     rho: float
     low: float

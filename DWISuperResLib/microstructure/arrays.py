@@ -14,6 +14,8 @@ _NAMESPACES: dict[type, Any] = {}
 def namespace(array: Array) -> Any:
     """The functions of the array API standard for arrays of this kind.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> float(namespace(np.ones(3)).sum(np.ones(3)))
     3.0
@@ -30,6 +32,8 @@ def namespace(array: Array) -> Any:
 def constant(values: NDArray, like: Array) -> Array:
     """NumPy's values as an array of the kind, type and device of `like`.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> constant(np.eye(2), np.ones(1, np.float32)).dtype
     dtype('float32')
@@ -42,6 +46,8 @@ def constant(values: NDArray, like: Array) -> Array:
 def detached(array: Array) -> Array:
     """The same values, through which torch does not differentiate.
 
+    Examples
+    --------
     >>> import numpy as np
     >>> detached(np.ones(2))
     array([1., 1.])

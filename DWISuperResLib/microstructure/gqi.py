@@ -33,6 +33,8 @@ SIX_WATER_DIFFUSIVITY = 0.01506
 def repulsion_half_sphere() -> NDArray[np.float64]:
     """(362, 3) directions, one of each opposite pair of DIPY's `repulsion724`.
 
+    Examples
+    --------
     >>> repulsion_half_sphere().shape
     (362, 3)
     """
@@ -46,6 +48,8 @@ def geodesic_half_sphere(fold: int) -> NDArray[np.float64]:
     DSI Studio's spheres are of this kind (fold 8: 321 directions for the ODF, fold 6: 181 to balance shells); the
     points inside its faces are placed slightly differently.
 
+    Examples
+    --------
     >>> geodesic_half_sphere(8).shape
     (321, 3)
     """
@@ -72,6 +76,8 @@ def geodesic_half_sphere(fold: int) -> NDArray[np.float64]:
 def kernel(bvals: ArrayLike, bvecs: ArrayLike, directions: NDArray[np.float64]) -> NDArray[np.float64]:
     """(H, N) matrix from signals to the ODF along `directions` (H, 3).
 
+    Examples
+    --------
     >>> kernel([0.0, 1000.0], [[0, 0, 0], [0, 0, 1]], np.array([[1.0, 0, 0]]))
     array([[1., 1.]])
     """
@@ -87,6 +93,8 @@ def balanced_kernel(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
     takes |cos(g_i·g_j)|, a cosine of a cosine, where |g_i·g_j| is meant: it comes out several times too small, and
     resampling takes the nearest direction. Kept, for its QA is the reference in the field.
 
+    Examples
+    --------
     >>> balanced_kernel([0.0, 1000.0, 1000.0, 1000.0], np.vstack([np.zeros(3), np.eye(3)])).shape
     (321, 4)
     """

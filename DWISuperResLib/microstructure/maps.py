@@ -47,6 +47,8 @@ def compute_maps(
     InputError
         If a map or an option is unknown, the mask has another matrix, or the gradient table is too small.
 
+    Examples
+    --------
     >>> from DWISuperResLib import phantom
     >>> maps = compute_maps(phantom((16, 16, 4), (10, 10, 20), supersampling=1), ("fa", "direction"), fit="ols")
     >>> maps["fa"].shape, maps["direction"].shape
@@ -86,6 +88,8 @@ def compute_maps(
 def angular_error(first: NDArray, second: NDArray) -> NDArray[np.float32]:
     """Angle in degrees, 0 to 90, between the axes of two fields of directions (..., 3), whatever their signs.
 
+    Examples
+    --------
     >>> angular_error(np.array([[1.0, 0, 0]]), np.array([[-1.0, 0, 0]]))
     array([0.], dtype=float32)
     """

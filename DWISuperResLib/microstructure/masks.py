@@ -31,6 +31,8 @@ def brain_mask(dwi: DWI) -> NDArray[np.bool_]:
     (X, Y, Z) bool: the largest connected component, closed by 8 mm, without holes in any plane. All voxels of a
     flat image.
 
+    Examples
+    --------
     >>> from DWISuperResLib import phantom
     >>> scan = phantom((24, 24, 8), (8, 8, 12), supersampling=1)
     >>> bool(brain_mask(scan)[12, 12, 4]), bool(brain_mask(scan)[0, 0, 0])
@@ -61,6 +63,8 @@ def brain_mask(dwi: DWI) -> NDArray[np.bool_]:
 def otsu_threshold(image: NDArray) -> float:
     """Otsu's threshold (doi:10.1109/TSMC.1979.4310076) over 256 bins, as DIPY's `otsu` has it.
 
+    Examples
+    --------
     >>> otsu_threshold(np.array([0.0] * 9 + [10.0] * 9 + [11.0] * 9)) < 10
     True
     """
@@ -79,6 +83,8 @@ def median_filtered(image: NDArray) -> NDArray:
     Sorted along one axis after the other, the 27 values are in order along each; the four least and the four largest
     are then known and left out.
 
+    Examples
+    --------
     >>> float(median_filtered(np.arange(27.0).reshape(3, 3, 3))[1, 1, 1])
     13.0
     """

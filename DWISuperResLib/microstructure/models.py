@@ -35,6 +35,11 @@ class MapInfo:
         What a view shows from black to white; without it see `display_window`.
     components : int
         1, or 3 for vectors in RAS.
+
+    Examples
+    --------
+    >>> MapInfo("fa", "FA", "fractional anisotropy", window=(0.0, 1.0)).unit
+    ''
     """
 
     name: str
@@ -118,6 +123,8 @@ def register_map_model(model: MapModel) -> MapModel:
 def map_models() -> tuple[MapModel, ...]:
     """The registered models.
 
+    Examples
+    --------
     >>> [model.name for model in map_models()][:2]
     ['tensor', 'gqi']
     """
@@ -127,6 +134,8 @@ def map_models() -> tuple[MapModel, ...]:
 def map_names() -> tuple[str, ...]:
     """Names of the maps of one value a voxel, which can be listed, written, compared and shown as an image.
 
+    Examples
+    --------
     >>> map_names()[:7]
     ('fa', 'md', 'ad', 'rd', 'qa', 'iso', 'gfa')
     """
@@ -141,6 +150,8 @@ def map_info(name: str) -> MapInfo:
     InputError
         If there is no such map.
 
+    Examples
+    --------
     >>> map_info("md").label, map_info("md").unit
     ('MD', 'mm²/s')
     """
@@ -154,6 +165,8 @@ def map_info(name: str) -> MapInfo:
 def display_window(name: str, *maps: NDArray) -> tuple[float, float]:
     """Window (low, high) that maps of one kind share: the map's own, else 0 to the 99th percentile where not 0.
 
+    Examples
+    --------
     >>> display_window("fa", np.array([0.2, 0.7]))
     (0.0, 1.0)
     >>> display_window("md", np.array([0.0, 0.001]))
@@ -173,6 +186,8 @@ def models_of(maps: Collection[str], options: Mapping[str, Any]) -> list[tuple[M
     InputError
         If a map or an option is unknown, or an option has a value that its model cannot use.
 
+    Examples
+    --------
     >>> [(model.name, sorted(wanted)) for model, wanted, _ in models_of(("fa", "md"), {"fit": "ols"})]
     [('tensor', ['fa', 'md'])]
     """

@@ -32,6 +32,8 @@ FLOAT32_DETERMINED = 5e-3
 def design_matrix(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
     """(N, 7) design: ln S = design @ (Dxx, Dyy, Dzz, Dxy, Dxz, Dyz, ln S0); b in s/mm², directions (N, 3).
 
+    Examples
+    --------
     >>> design_matrix([1000.0], [[1.0, 0, 0]])[:, [0, 1, 6]].tolist()
     [[-1000.0, -0.0, 1.0]]
     """
@@ -43,6 +45,8 @@ def design_matrix(bvals: ArrayLike, bvecs: ArrayLike) -> NDArray[np.float64]:
 def determines_tensor(bvals: ArrayLike, bvecs: ArrayLike) -> bool:
     """Whether the gradient table determines all six tensor elements and S0.
 
+    Examples
+    --------
     >>> determines_tensor(np.full(9, 1000.0), np.eye(3)[[0, 1, 2] * 3])
     False
     """
@@ -70,6 +74,16 @@ class TensorFit:
     ------
     InputError
         If the method is unknown or the table does not determine a tensor.
+
+    Examples
+    --------
+    >>> directions = np.eye(3)[[0, 0, 1, 2, 0, 1, 2]] + np.eye(3)[[0, 0, 1, 2, 1, 2, 0]]
+    >>> bvecs = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    >>> bvals = np.array([0.0, *[1000.0] * 6])
+    >>> signal = 500 * np.exp(-bvals * 1e-3)[:, None]  # isotropic, 1e-3 mm²/s
+    >>> tensors, _ = TensorFit(bvals, bvecs)(signal)
+    >>> bool(np.abs(tensors[:, 0] - [1e-3, 1e-3, 1e-3, 0, 0, 0]).max() < 1e-9)
+    True
     """
 
     def __init__(self, bvals: ArrayLike, bvecs: ArrayLike, method: str = "wls") -> None:
@@ -177,6 +191,8 @@ def fit_tensor(signal: Array, bvals: ArrayLike, bvecs: ArrayLike, method: str = 
     -------
     (..., 6) in mm²/s: Dxx, Dyy, Dzz, Dxy, Dxz, Dyz.
 
+    Examples
+    --------
     >>> bvals = np.array([0.0] + [1000.0] * 6)
     >>> bvecs = np.array([[0, 0, 0], [1, 1, 0], [1, -1, 0], [1, 0, 1], [1, 0, -1], [0, 1, 1], [0, 1, -1]]) / 2**0.5
     >>> fit_tensor(np.exp(-bvals * 1e-3), bvals, bvecs)[:3].round(6)
@@ -191,6 +207,8 @@ def fit_tensor(signal: Array, bvals: ArrayLike, bvecs: ArrayLike, method: str = 
 def mean_diffusivity(tensor: Array) -> Array:
     """MD (...) in mm²/s of tensors (..., 6).
 
+    Examples
+    --------
     >>> float(mean_diffusivity(np.array([3e-3, 0, 0, 0, 0, 0])))
     0.001
     """
@@ -203,6 +221,8 @@ def fractional_anisotropy(tensor: Array) -> Array:
     Tensors that are not positive definite are taken as they are, so FA can reach sqrt(3/2); isotropic and zero
     tensors have FA and gradient 0.
 
+    Examples
+    --------
     >>> fractional_anisotropy(np.array([[1e-3, 0, 0, 0, 0, 0], [1e-3, 1e-3, 1e-3, 0, 0, 0]]))
     array([1., 0.])
     """
@@ -220,6 +240,8 @@ def fractional_anisotropy(tensor: Array) -> Array:
 def eigenvalues(tensor: Array) -> Array:
     """(3, V) eigenvalues, largest first, of tensors (6, V), by the trigonometric solution of the cubic; use float64.
 
+    Examples
+    --------
     >>> eigenvalues(np.array([[1.0], [2.0], [4.0], [0.0], [0.0], [0.0]])).T.round(9)
     array([[4., 2., 1.]])
     """
@@ -242,6 +264,8 @@ def principal_direction(tensor: Array, largest: Array) -> Array:
     A row of the adjugate of D - largest * 1; LAPACK's eigenvector where the two largest eigenvalues nearly agree,
     which leaves the adjugate without digits.
 
+    Examples
+    --------
     >>> principal_direction(np.array([[1.0], [2.0], [4.0], [0.0], [0.0], [0.0]]), np.array([4.0]))
     array([[0., 0., 1.]])
     """
@@ -267,6 +291,8 @@ def principal_direction(tensor: Array, largest: Array) -> Array:
 def matrices(tensor: Array) -> Array:
     """(V, 3, 3) symmetric matrices of tensors (6, V).
 
+    Examples
+    --------
     >>> matrices(np.array([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]]))[0]
     array([[1., 4., 5.],
            [4., 2., 6.],

@@ -43,6 +43,12 @@ class DnCNN(_Denoiser):
     layers, width : int
     neighbours, guidance
         See `views.SliceView`.
+
+    Examples
+    --------
+    >>> network = DnCNN()
+    >>> network(torch.rand(1, network.view.channels, 8, 8), (8, 8)).shape
+    torch.Size([1, 1, 8, 8])
     """
 
     def __init__(self, layers: int = 17, width: int = 64, neighbours: int = 0, guidance: Sequence[str] = ()) -> None:
@@ -64,6 +70,12 @@ class ResidualNetwork(_Denoiser):
     blocks, width : int
     neighbours, guidance
         See `views.SliceView`.
+
+    Examples
+    --------
+    >>> network = ResidualNetwork()
+    >>> network(torch.rand(1, network.view.channels, 8, 8), (8, 8)).shape
+    torch.Size([1, 1, 8, 8])
     """
 
     def __init__(self, blocks: int = 8, width: int = 64, neighbours: int = 0, guidance: Sequence[str] = ()) -> None:

@@ -39,6 +39,12 @@ class SRUNet(nn.Module):
     band_limited : bool
         Low resolution means a smaller k-space matrix (degradation model kspace). Off where the input is blurred or
         aliased and the network has to mend that too.
+
+    Examples
+    --------
+    >>> network = SRUNet(width=4, blocks=(1, 1))
+    >>> network(torch.rand(1, network.view.channels, 8, 9), (16, 18)).shape
+    torch.Size([1, 1, 16, 18])
     """
 
     def __init__(

@@ -28,7 +28,13 @@ Box = tuple[slice, slice, slice]
 
 @dataclass(frozen=True)
 class Tile:
-    """A box of a frame: where it begins and ends along slices, rows and columns."""
+    """A box of a frame: where it begins and ends along slices, rows and columns.
+
+    Examples
+    --------
+    >>> Tile((3, 0, 0), (4, 96, 80)).shape
+    (1, 96, 80)
+    """
 
     start: tuple[int, int, int]
     stop: tuple[int, int, int]
@@ -84,6 +90,12 @@ class SliceView:
         Adjacent slices of the same volume on either side, 0 to 8.
     guidance : tuple of str
         Of `GUIDANCE`: images made from all volumes of the same slice.
+
+    Examples
+    --------
+    >>> view = SliceView(neighbours=1, guidance=("mean_b0",))
+    >>> view.channels, view.context
+    (4, 3)
     """
 
     neighbours: int = 0
@@ -139,6 +151,11 @@ class BlockView:
         Of `GUIDANCE`: images made from all volumes of the same block.
     kernel : str
         How blocks are interpolated, see `resampling.operators.operator`.
+
+    Examples
+    --------
+    >>> BlockView(size=32).dimensions
+    3
     """
 
     size: int = 64

@@ -94,6 +94,8 @@ def cached_weights(architecture: str, *, download: bool = False) -> Path | None:
 def file_sha256(path: Path) -> str:
     """sha256 of a file, in hexadecimal.
 
+    Examples
+    --------
     >>> file_sha256(Path(__file__)) == hashlib.sha256(Path(__file__).read_bytes()).hexdigest()
     True
     """

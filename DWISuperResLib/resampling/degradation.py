@@ -30,6 +30,11 @@ class Degradation:
     matrix : callable (n_in, n_out, fwhm) -> array (n_out, n_in)
         `fwhm` in input samples, for models that have a width; None: their own default.
     has_width : bool
+
+    Examples
+    --------
+    >>> DEGRADATIONS["gaussian"].has_width, DEGRADATIONS["area"].matrix(4, 2, None).tolist()
+    (True, [[0.5, 0.5, 0.0, 0.0], [0.0, 0.0, 0.5, 0.5]])
     """
 
     summary: str

@@ -37,6 +37,13 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
     ------
     InputError
         If `axis` names no axis.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> scan = phantom((4, 6, 8), (2, 2, 4), supersampling=1)
+    >>> slice_axis(scan), slice_axis(scan, "i")
+    (2, 0)
     """
     if axis is not None:
         if axis in AXIS_NAMES:
@@ -51,7 +58,17 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
 
 
 def slice_axis_is_assumed(dwi: DWI) -> bool:
-    """Whether nothing in the scan tells its slice axis, neither its header nor its voxel sizes."""
+    """Whether nothing in the scan tells its slice axis, neither its header nor its voxel sizes.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import DWI
+    >>> signal = np.ones((2, 2, 2, 1))
+    >>> slice_axis_is_assumed(DWI(signal, np.eye(4), [0], [[0, 0, 0]]))
+    True
+    >>> slice_axis_is_assumed(DWI(signal, np.diag([1, 1, 3, 1]), [0], [[0, 0, 0]]))
+    False
+    """
     return dwi.acquisition_axis is None and _thickest_axis(dwi) is None
 
 
@@ -62,7 +79,13 @@ def _thickest_axis(dwi: DWI) -> int | None:
 
 
 def in_plane_axes(axis: int) -> tuple[int, int]:
-    """The two voxel axes within a slice, in ascending order."""
+    """The two voxel axes within a slice, in ascending order.
+
+    Examples
+    --------
+    >>> in_plane_axes(1)
+    (0, 2)
+    """
     first, second = (a for a in range(3) if a != axis)
     return first, second
 
@@ -81,6 +104,12 @@ class Frame:
         Voxel axes that become slices, rows, columns.
     flipped : three bools
         Whether slices, rows, columns run against their voxel axis.
+
+    Examples
+    --------
+    >>> frame = Frame.of(np.diag([-2.0, 2, 3, 1]), axis=2)  # stored as LAS
+    >>> frame.order, frame.view(np.zeros((4, 5, 6))).shape
+    ((2, 1, 0), (6, 5, 4))
     """
 
     order: tuple[int, int, int]
@@ -149,13 +178,25 @@ def regridded_affine(
 
 
 def ras_corners(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
-    """(8, 3) RAS coordinates (mm) of the field of view's corners."""
+    """(8, 3) RAS coordinates (mm) of the field of view's corners.
+
+    Examples
+    --------
+    >>> ras_corners(np.diag([2.0, 2, 2, 1]), (3, 3, 3))[[0, -1]].tolist()
+    [[-1.0, -1.0, -1.0], [5.0, 5.0, 5.0]]
+    """
     corners = np.stack(np.meshgrid(*((-0.5, n - 0.5) for n in shape[:3]), indexing="ij"), -1).reshape(-1, 3)
     return corners @ affine[:3, :3].T + affine[:3, 3]
 
 
 def ras_bounds(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
-    """(2, 3) smallest and largest RAS coordinates (mm) of the field of view."""
+    """(2, 3) smallest and largest RAS coordinates (mm) of the field of view.
+
+    Examples
+    --------
+    >>> ras_bounds(np.diag([-2.0, 2, 2, 1]), (3, 3, 3)).tolist()
+    [[-5.0, -1.0, -1.0], [1.0, 5.0, 5.0]]
+    """
     corners = ras_corners(affine, shape)
     return np.stack((corners.min(0), corners.max(0)))
 
@@ -165,6 +206,11 @@ def pad_to_multiple(array: NDArray, factors: Sequence[int]) -> NDArray:
 
     Padding stands at the far end, so the affine stays; `crop` takes it off again. Returns `array` itself where
     nothing is missing.
+
+    Examples
+    --------
+    >>> pad_to_multiple(np.arange(5), [4]).tolist()
+    [0, 1, 2, 3, 4, 4, 4, 4]
     """
     width = [(0, -n % f) for n, f in zip(array.shape, factors, strict=False)]
     if not any(after for _, after in width):
@@ -173,12 +219,24 @@ def pad_to_multiple(array: NDArray, factors: Sequence[int]) -> NDArray:
 
 
 def crop(array: NDArray, shape: Sequence[int]) -> NDArray:
-    """View of the leading axes cut at the far end to `shape`."""
+    """View of the leading axes cut at the far end to `shape`.
+
+    Examples
+    --------
+    >>> crop(np.zeros((5, 6, 7)), (4, 4)).shape
+    (4, 4, 7)
+    """
     return array[tuple(slice(0, n) for n in shape)]
 
 
 def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("reference", "test")) -> None:
-    """Raise InputError unless both volumes share matrix size and affine (to a hundredth of a voxel)."""
+    """Raise InputError unless both volumes share matrix size and affine (to a hundredth of a voxel).
+
+    Examples
+    --------
+    >>> from DWISuperResLib import phantom
+    >>> check_same_grid(phantom((4, 4, 4), supersampling=1), phantom((4, 4, 4), supersampling=1))
+    """
     corners = [ras_corners(dwi.affine, dwi.spatial_shape) for dwi in (first, second)]
     shift = np.abs(np.subtract(*corners)).max()
     if first.spatial_shape != second.spatial_shape:

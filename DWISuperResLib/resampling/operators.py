@@ -62,7 +62,14 @@ def operator(n_in: int, n_out: int, kernel: str) -> Matrix:
 
 @lru_cache(maxsize=256)
 def gaussian(n_in: int, n_out: int, fwhm: float) -> Matrix:
-    """Matrix (n_out, n_in) that samples the axis blurred by a Gaussian of `fwhm` input samples."""
+    """Matrix (n_out, n_in) that samples the axis blurred by a Gaussian of `fwhm` input samples.
+
+    Examples
+    --------
+    >>> matrix = gaussian(8, 4, 2.0)
+    >>> matrix.shape, np.allclose(matrix.sum(1), 1)
+    ((4, 8), True)
+    """
     sigma = fwhm / FWHM_PER_SIGMA
     matrix = sample_kernel(n_in, _positions(n_in, n_out), lambda x: np.exp(-0.5 * (x / sigma) ** 2), 4 * sigma + 1)
     matrix.setflags(write=False)
@@ -75,6 +82,13 @@ def sample_kernel(
     """(len(positions), n) weights of a kernel centred on `positions` (in samples), rows summing to one.
 
     Samples beyond the border are those reflected at the outer face, or with `clamp` the border sample itself.
+
+    Examples
+    --------
+    Halfway between two samples, a triangle as wide as two of them takes half of each.
+
+    >>> sample_kernel(4, np.array([0.5]), lambda x: np.maximum(1 - np.abs(x), 0), 1).tolist()
+    [[0.5, 0.5, 0.0, 0.0]]
     """
     taps = np.floor(positions)[:, None].astype(int) + np.arange(-int(np.ceil(radius)), int(np.ceil(radius)) + 1)
     weights = kernel(positions[:, None] - taps)
@@ -101,6 +115,12 @@ def apply_operators(array: NDArray, operators: Mapping[int, NDArray]) -> NDArray
     Returns
     -------
     array of float32, the axes' lengths changed from n_in to n_out.
+
+    Examples
+    --------
+    >>> mean_of_pairs = np.kron(np.eye(2), [[0.5, 0.5]])
+    >>> apply_operators(np.array([[1.0, 3, 5, 7]]), {1: mean_of_pairs}).tolist()
+    [[2.0, 6.0]]
     """
     result = np.asarray(array, dtype=np.float32)
     for axis, matrix in operators.items():
@@ -116,6 +136,12 @@ def map_volumes(
     """Apply one operator per spatial axis to every volume of (X, Y, Z, N), a volume at a time to bound memory.
 
     `after_volume` is called with the number of each volume when it is done.
+
+    Examples
+    --------
+    >>> signal = np.ones((4, 4, 2, 3), np.float32)
+    >>> map_volumes(signal, {0: operator(4, 8, "linear")}).shape
+    (8, 4, 2, 3)
     """
     shape = list(signal.shape)
     for axis, matrix in operators.items():
@@ -128,7 +154,13 @@ def map_volumes(
 
 
 def keys_kernel(x: Matrix, a: float) -> Matrix:
-    """Keys' cubic convolution kernel with parameter `a`; doi:10.1109/TASSP.1981.1163711, eq. 15 has a = -1/2."""
+    """Keys' cubic convolution kernel with parameter `a`; doi:10.1109/TASSP.1981.1163711, eq. 15 has a = -1/2.
+
+    Examples
+    --------
+    >>> keys_kernel(np.array([0.0, 0.5, 1.0, 2.0]), -0.5).tolist()
+    [1.0, 0.5625, 0.0, 0.0]
+    """
     x = np.abs(x)
     inner = ((a + 2) * x - (a + 3)) * x * x + 1
     outer = a * (((x - 5) * x + 8) * x - 4)

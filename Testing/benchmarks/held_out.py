@@ -4,7 +4,8 @@ python -m Testing.benchmarks.held_out --scales 2,3 --json held_out.json scan.nii
 
 A row a scan and scale: RMSE of the signal (all volumes, brain), mean absolute error of FA and of QA, each relative to
 the best interpolation for that very figure, and whether the grid check fired. Under it, what a perfect network would
-keep of each error: the noise that truncation removes with the signal. Where a scan repeats its gradient table, the
+keep of each error: the noise that truncation removes with the signal; and the share of the recoverable error that the
+network removes, (sinc - network) / (sinc - noise alone). Where a scan repeats its gradient table, the
 difference of its repeats follows.
 """
 
@@ -49,6 +50,7 @@ def score(dwi: dsr.DWI, mask: np.ndarray, checkpoint: str, scale: int, ensemble:
         best = min(methods, key=measure)
         row[name] = measure(network)
         row[f"{name}_best"], row[f"{name}_best_method"] = measure(best), best
+        row[f"{name}_sinc"] = measure("sinc")
         row[f"{name}_change"] = 100 * (measure(network) / measure(best) - 1)
     row["grid"] = any(check.fired for check in evaluation.checks[network] if "grid" in check.name)
     return row
@@ -72,6 +74,20 @@ def noise_floor(scorer: Scorer, scale: int) -> dict:
         rmse = float(np.sqrt(np.mean(beyond[mask].astype(np.float64) ** 2)))
         errors.append({"rmse": rmse, **_map_errors(scorer, other)})
     return {key: float(np.mean([each[key] for each in errors])) for key in MEASURES}
+
+
+def recovered(row: dict) -> dict[str, float]:
+    """Share of the recoverable error that the network removes, of a row with its floor; NaN where noise leaves none.
+
+    >>> row = {"floor": {"rmse": 2.0, "fa": 0.1, "qa": 0.0}, "rmse": 6.0, "fa": 0.1, "qa": 0.3}
+    >>> recovered(row | {"rmse_sinc": 10.0, "fa_sinc": 0.1, "qa_sinc": 0.2})
+    {'rmse': 0.5, 'fa': nan, 'qa': -0.5}
+    """
+    shares = {}
+    for key in MEASURES:
+        recoverable = row[f"{key}_sinc"] - row["floor"][key]
+        shares[key] = (row[f"{key}_sinc"] - row[key]) / recoverable if recoverable > 0 else float("nan")
+    return shares
 
 
 def _bootstrapped_residuals(dwi: dsr.DWI, seed: int) -> np.ndarray:
@@ -138,7 +154,10 @@ def main(arguments: list[str] | None = None) -> list[dict]:
             grid = "yes" if row["grid"] else "no"
             print(f"| {name} | {scale} | {' | '.join(cells)} | {best} | {grid} |")
             cells = (f"{v:.4g} ({100 * (v / row[f'{key}_best'] - 1):+.1f} %)" for key, v in row["floor"].items())
-            print(f"| {name}, noise alone | {scale} | {' | '.join(cells)} | - | - |", flush=True)
+            print(f"| {name}, noise alone | {scale} | {' | '.join(cells)} | - | - |")
+            row["recovered"] = recovered(row)
+            cells = (f"{100 * share:.0f} %" for share in row["recovered"].values())
+            print(f"| {name}, recovered | {scale} | {' | '.join(cells)} | - | - |", flush=True)
         if difference := repeats(dwi, mask):
             rows.append({"scan": name, "repeats": difference})
             print(f"| {name}, repeats | - | {' | '.join(f'{v:.4g}' for v in difference.values())} | - | - |")

@@ -101,10 +101,12 @@ def test_held_out_compares_floor_network_and_repeats(tmp_path, capsys):
     row, repeated = held_out.main(["--scales", "2", f"{tmp_path / 'scan.nii.gz'}=default"])
     assert (row["scan"], row["scale"]) == ("scan", 2)
     assert row["rmse_change"] == pytest.approx(100 * (row["rmse"] / row["rmse_best"] - 1))
+    for key, share in row["recovered"].items():
+        assert row[key] == pytest.approx(row[f"{key}_sinc"] - share * (row[f"{key}_sinc"] - row["floor"][key]))
     assert repeated["repeats"]["fa"] == pytest.approx(0, abs=0.01)  # FA does not depend on the scale of the signal
     assert repeated["repeats"]["rmse"] > 0
     names = [line.split(" |")[0] for line in capsys.readouterr().out.splitlines()[2:]]
-    assert names == ["| scan", "| scan, noise alone", "| scan, repeats"]
+    assert names == ["| scan", "| scan, noise alone", "| scan, recovered", "| scan, repeats"]
 
 
 def test_memory_is_measured_where_the_system_allows(tmp_path, capsys):
