@@ -34,6 +34,8 @@ from .warm_child import WarmChild
 POLL_MILLISECONDS = 100
 IDLE_MINUTES = 5
 """An idle child keeps PyTorch in memory (some 0.4 GB) for this long."""
+SIMULATED_SCALE, ORIGINAL_VOXELS = "DWISuperRes.SimulatedScale", "DWISuperRes.OriginalVoxels"
+"""Attributes of a simulated node: by how much its resolution was lowered, and the scale that leads back."""
 WARNINGS = "DWISuperRes.Warnings"
 """Attribute of a super-resolved node: what the self-checks warned of, a sentence a line."""
 
@@ -202,7 +204,10 @@ class Logic:
     ):
         if node is None:
             raise InputError(_("There is no input; choose a diffusion-weighted volume."))
-        growth = _growth(node, scale, options.axis)
+        wanted = str(scale)
+        if node.GetAttribute(SIMULATED_SCALE) == wanted:  # back onto the original's grid, whatever its matrix
+            wanted = node.GetAttribute(ORIGINAL_VOXELS)
+        growth = _growth(node, wanted, options.axis)
         self._ensure_dependencies()
         folder = self._folder(mrml.size_in_bytes(node) * (1 + growth * (2 if uncertainty else 1)))
         deviations = folder / "uncertainty.nrrd"
@@ -222,7 +227,7 @@ class Logic:
                 mrml.attach_uncertainty(output, spread)
             return output
 
-        arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", str(scale)]
+        arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", wanted]
         arguments += ["--checkpoint", str(checkpoint), *options.as_arguments(), "--uncompressed"]
         arguments += ["--uncertainty", str(deviations)] if uncertainty else []
         steps = [*self._probe(device), self._step(arguments, device=device)]
@@ -257,7 +262,11 @@ class Logic:
 
         def finish(_results):
             name = f"{inputVolume.GetName()} low resolution x{scale}"
-            return mrml.read_dwi_nrrd(folder / "output.nrrd", inputVolume, name=name)
+            low = mrml.read_dwi_nrrd(folder / "output.nrrd", inputVolume, name=name)
+            low.SetAttribute(SIMULATED_SCALE, str(scale))
+            sizes = mrml.header(inputVolume).voxel_sizes
+            low.SetAttribute(ORIGINAL_VOXELS, "x".join(f"{size:.6f}" for size in sizes) + "mm")
+            return low
 
         nodes, steps = {"input.nrrd": inputVolume}, [self._step(arguments)]
         return self._run(nodes, steps, folder, finish, waitForCompletion, onProgress, onFinished)

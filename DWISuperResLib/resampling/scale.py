@@ -19,6 +19,9 @@ from .grid import regridded_affine, slice_axis
 if TYPE_CHECKING:
     from ..dwi import DWI
 
+_NOTICEABLE = Fraction(1001, 1000)
+"""Voxel sizes nearer to each other than this are the same, written with few digits."""
+
 Shape = tuple[int, int, int]
 ScaleLike: TypeAlias = "Scale | int | float | str | Sequence[float]"
 
@@ -144,13 +147,14 @@ class Scale:
             raise _no_scale(text)
         sizes = [Fraction(float(size)).limit_denominator(10**6) for size in dwi.voxel_sizes]
         ratios = [w / s if coarser else s / w for s, w in zip(sizes, wanted, strict=True)]
-        if max(ratios) <= 1:
+        factors = [ratio if ratio > _NOTICEABLE else Fraction(1) for ratio in ratios]
+        if max(factors) == 1:
             raise InputError(
                 f"The scale {text!r} asks for voxels no {'coarser' if coarser else 'finer'} than the scan's "
                 f"({' x '.join(f'{size:.3g}' for size in dwi.voxel_sizes)} mm); give a "
                 f"{'larger' if coarser else 'smaller'} size."
             )
-        return cls.of(*(max(ratio, Fraction(1)) for ratio in ratios))
+        return cls.of(*factors)
 
     @classmethod
     def _of_factors(cls, value: int | float | str | Sequence[float | str], dwi: DWI, axis: int | str | None) -> Scale:

@@ -1,5 +1,6 @@
 """The module as a whole: the scenarios of DWISuperResTest with the real child and a tiny checkpoint; its picture."""
 
+import dataclasses
 import importlib.util
 import json
 import os
@@ -125,6 +126,16 @@ def test_console_as_documented(module, checkpoint, small_dwi, tmp_path):
     np.testing.assert_allclose(result.signal, expected.signal, rtol=1e-4, atol=0.5)
     np.testing.assert_allclose(result.affine, expected.affine, atol=1e-9)
     np.testing.assert_array_equal(result.bvecs, mrml.dwi_from_node(dwiNode).bvecs)
+
+
+def test_a_simulated_scan_of_odd_matrix_comes_back_to_the_originals_grid(module, checkpoint, small_dwi):
+    odd = dataclasses.replace(small_dwi, signal=np.asfortranarray(small_dwi.signal[:11, :9]), affine=np.eye(4))
+    original, logic = mrml.add_dwi_node(odd, "scan"), make_logic(module)
+    low = logic.simulateLowResolution(original, scale=2)
+    assert low.GetImageData().GetDimensions() == (6, 5, 4)
+    out = logic.superResolve(low, checkpoint=checkpoint, scale=2)
+    assert out.GetImageData().GetDimensions() == (11, 9, 4)
+    np.testing.assert_allclose(mrml.ijk_to_ras(out), mrml.ijk_to_ras(original), atol=1e-9)
 
 
 def test_a_checkpoint_that_is_none(module, small_dwi, tmp_path):
