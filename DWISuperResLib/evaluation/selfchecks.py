@@ -396,10 +396,11 @@ def fa_deviation(signal: NDArray, deviation: NDArray, bvals: NDArray, bvecs: NDA
 
     from ..microstructure.tensor import fit_tensor, fractional_anisotropy
 
-    values = torch.tensor(signal, dtype=torch.float32, requires_grad=True)
+    unit = float(np.abs(signal).max(initial=0)) / 1000 or 1.0  # see `tensor.MIN_SIGNAL`
+    values = torch.tensor(signal / unit, dtype=torch.float32, requires_grad=True)
     fractional_anisotropy(fit_tensor(values, bvals, bvecs)).sum().backward()
     assert values.grad is not None
-    return np.sqrt(((values.grad.numpy() * deviation) ** 2).sum(-1))
+    return np.sqrt(((values.grad.numpy() * (deviation / unit)) ** 2).sum(-1))
 
 
 def _spread_volumes(dwi: DWI) -> NDArray[np.intp]:

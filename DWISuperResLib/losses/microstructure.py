@@ -96,8 +96,9 @@ class FractionalAnisotropyLoss(_SignalLoss):
         bvals, bvecs = (table.detach().cpu().double().numpy() for table in gradients)
         anisotropies = []
         for images in (prediction, target.detach()):
-            signal, _ = self._prepare(images, is_b0)
-            tensor = fit_tensor(signal.movedim(1, -1), bvals, bvecs, self.fit)
+            signal, b0 = self._prepare(images, is_b0)
+            # Tensors do not depend on a voxel's unit, and the fit's floor is one for signals above 1 or so.
+            tensor = fit_tensor((signal / b0.detach()).movedim(1, -1), bvals, bvecs, self.fit)
             anisotropies.append(fractional_anisotropy(tensor)[:, None])
         return _weighted_mean((anisotropies[0] - anisotropies[1]).abs(), target, is_b0)
 
