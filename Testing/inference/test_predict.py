@@ -227,7 +227,7 @@ def test_results_do_not_depend_on_how_the_scan_is_stored(small_dwi, orientation)
 
 
 def write_as_fsl(dwi, folder):
-    """NIfTI by nibabel, tables by FSL's rule: along the voxel axes, the first backwards where the determinant is > 0."""
+    """NIfTI by nibabel; tables along the voxel axes, the first backwards where the determinant is positive: FSL."""
     axes = dwi.affine[:3, :3] / dwi.voxel_sizes
     directions = np.linalg.solve(axes, dwi.bvecs.T)
     if np.linalg.det(axes) > 0:
