@@ -13,8 +13,10 @@ import json
 import os
 import random
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,11 +27,13 @@ MEMORY = 1 << 30
 """Bytes a process may take beyond what it has after its imports."""
 TOKENS = (
     b"\0", b"\n", b"\n\n", b" ", b",", b":=", b"nan", b"NaN", b"inf", b"-1", b"0", b"1e999", b"65535", b"4294967296",
-    b"9223372036854775807", b"-9223372036854775808", b"\xff\xff\xff\xff", b"\x7f\xf0", b"\xef\xbb\xbf", b"[]", b"{}", b"null",
-    b"true", b"[[[[[[[[", b"&a *a", b"!!python/object:os.system", b"../", b"%d", b"none", b"(nan,nan,nan)", b"gzip", b"hex",
-    b"sizes: ", b"data file: ", b"LIST",
+    b"9223372036854775807", b"-9223372036854775808", b"\xff\xff\xff\xff", b"\x7f\xf0", b"\xef\xbb\xbf", b"[]", b"{}",
+    b"null", b"true", b"[[[[[[[[", b"&a *a", b"!!python/object:os.system", b"../", b"%d", b"none", b"(nan,nan,nan)",
+    b"gzip", b"hex", b"sizes: ", b"data file: ", b"LIST",
 )  # fmt: skip
 LONGEST_INPUT = 1 << 16
+SHARED_MEMORY = Path("/dev/shm")
+"""Where files cost least, if there is such a place."""
 
 
 class Session:
@@ -45,7 +49,7 @@ class Session:
 
     def __call__(self, data: bytes) -> bool:
         """Run one input; True if its outcome is new. Ends the process when the time is over."""
-        (self.output / "current").write_bytes(data)  # stays if the process dies
+        (self.folder / "current").write_bytes(data)  # stays if the process dies
         found = outcome_of(self.target, data, self.folder)
         self.executions += 1
         new = found not in self.outcomes
@@ -59,7 +63,6 @@ class Session:
             self._saved = now
             self.save()
         if now > self.deadline:
-            (self.output / "current").unlink()
             os._exit(0)  # libFuzzer never returns
         return new
 
@@ -110,10 +113,9 @@ def fuzz_by_mutation(run: Callable[[bytes], bool], corpus: list[bytes], seed: in
             corpus.append(data)
 
 
-def work(name: str, seconds: float, output: Path, seed: int) -> None:
+def work(name: str, seconds: float, output: Path, folder: Path, seed: int) -> None:
     """Fuzz one target in this process until it is stopped or the time is over."""
-    folder, corpus = output / "files", seeds(name)
-    folder.mkdir()
+    corpus = seeds(name)
     guided = importlib.util.find_spec("atheris") is not None
     if guided:
         import atheris
@@ -161,13 +163,17 @@ def fuzz(name: str, seconds: float, output: Path) -> dict:
             break
         place = output / name / str(attempt)
         place.mkdir(parents=True)
-        command = [sys.executable, "-m", __spec__.name, "--child", name, "--seconds", str(left), "--output", str(place)]
-        with (place / "log").open("wb") as log:
-            try:
-                code = subprocess.run([*command, "--seed", str(attempt)], stdout=log, stderr=log, timeout=left + 180)
-                died = None if code.returncode == 0 else f"process ended with {code.returncode}"
-            except subprocess.TimeoutExpired:
-                died = "process hung"
+        with tempfile.TemporaryDirectory(dir=SHARED_MEMORY if SHARED_MEMORY.is_dir() else None) as folder:
+            command = [sys.executable, "-m", "Testing.fuzz", "--child", name, "--seconds", str(left)]
+            command += ["--output", str(place), "--folder", folder, "--seed", str(attempt)]
+            with (place / "log").open("wb") as log:
+                try:
+                    code = subprocess.run(command, stdout=log, stderr=log, timeout=left + 180).returncode
+                    died = f"process ended with {code}" if code else None
+                except subprocess.TimeoutExpired:
+                    died = "process hung"
+            if died and (current := Path(folder, "current")).is_file():
+                shutil.copy(current, place / "current")
         if (place / "counts.json").is_file():
             counts = json.loads((place / "counts.json").read_text(encoding="utf-8"))
             executions += counts["executions"]
@@ -185,10 +191,11 @@ def main() -> int:
     parser.add_argument("--targets", default=",".join(TARGETS), help=f"of {', '.join(TARGETS)}")
     parser.add_argument("--output", type=Path, default=Path("fuzz"), help="a new folder, for inputs that crash")
     parser.add_argument("--child", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        work(arguments.child, arguments.seconds, arguments.output, arguments.seed)
+        work(arguments.child, arguments.seconds, arguments.output, arguments.folder, arguments.seed)
         return 0
     names = arguments.targets.split(",")
     if unknown := set(names) - set(TARGETS):
