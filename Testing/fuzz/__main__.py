@@ -138,12 +138,25 @@ def work(name: str, seconds: float, output: Path, folder: Path, seed: int) -> No
     escaped = ("".join(f"\\x{byte:02x}" for byte in token) for token in TOKENS)
     dictionary.write_text("".join(f'"{token}"\n' for token in escaped), encoding="ascii")
     options = [f"-dict={dictionary}", f"-max_len={LONGEST_INPUT}", f"-seed={seed + 1}", "-rss_limit_mb=0"]
-    options += ["-timeout=60", "-verbosity=0", f"-artifact_prefix={output}/libfuzzer-"]
+    # Smaller inputs of the same coverage must not drive out whole files: most fields change no branch of Python's.
+    options += [
+        "-reduce_inputs=0",
+        "-keep_seed=1",
+        "-timeout=60",
+        "-verbosity=0",
+        f"-artifact_prefix={output}/libfuzzer-",
+    ]
 
     def run(data: bytes) -> None:
         session(data)
 
-    atheris.Setup([sys.argv[0], str(found), *options], run)
+    def mutated(data: bytes, longest: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if rng.random() < 0.5:
+            return atheris.Mutate(data, longest)
+        return mutate(rng.choice([data, *corpus]), rng, corpus)[:longest]
+
+    atheris.Setup([sys.argv[0], str(found), *options], run, custom_mutator=mutated)
     atheris.Fuzz()
 
 
