@@ -3,13 +3,16 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench fuzz faults audit clean
 
 help:
 	@echo "make demo    super-resolve a numerical brain phantom and open the report's path"
 	@echo "make test    run the tests"
 	@echo "make lint    run ruff and mypy"
 	@echo "make bench   measure against peers, print a table of ratios"
+	@echo "make fuzz    feed damaged files to every reader for ten minutes"
+	@echo "make faults  kill runs, fill disks, take memory away; print what was lost"
+	@echo "make audit   licences and known vulnerabilities of all dependencies"
 	@echo "make clean   remove $(VENV) and build products"
 
 demo: $(VENV)/.core
@@ -27,6 +30,18 @@ lint: $(VENV)/.test
 bench: $(VENV)/.test
 	sh Testing/install_system_packages.sh
 	$(BIN)/python -m Testing.benchmarks
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable ".[fuzz]" \
+		|| echo "atheris has no wheel for this Python: plain mutations instead"
+	$(BIN)/python -m Testing.fuzz
+
+faults: $(VENV)/.test
+	$(BIN)/python -m Testing.faults
+
+audit: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[audit]"
+	$(BIN)/python -m Testing.audit
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -109,7 +109,7 @@ class Case:
             return self._refused(self.start(place).wait(), place, (1, 2), str(place))
 
     def little_memory(self, share: float, peak: int) -> list[str]:
-        """An address space smaller than what the command takes; where it gets by with that, its result must be whole."""
+        """An address space smaller than what the command took; where it gets by with that, its result is whole."""
         limit = int(share * peak)
         place = self.folder / "scarce"
         shutil.rmtree(place, ignore_errors=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
@@ -120,6 +121,8 @@ def half_written(folder: Path) -> list[str]:
 def _is_whole(path: Path) -> bool:
     try:
         if path.name.endswith(".nii.gz"):
+            with gzip.open(path) as stream:
+                stream.read()  # to its checksum
             nib.load(path).get_fdata()
         elif path.suffix == ".html":
             return path.read_text(encoding="utf-8").rstrip().endswith("</html>")

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from .targets import TARGETS, Outcome, outcome_of, seeds
+from .targets import TARGETS, Outcome, import_readers, outcome_of, seeds
 
 MEMORY = 1 << 30
 """Bytes a process may take beyond what it has after its imports."""
@@ -121,9 +121,9 @@ def work(name: str, seconds: float, output: Path, folder: Path, seed: int) -> No
         import atheris
 
         with atheris.instrument_imports(include=["DWISuperResLib", "nrrd"]):
-            _import_readers(name, corpus, folder)
+            import_readers(name, folder)
     else:
-        _import_readers(name, corpus, folder)
+        import_readers(name, folder)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     resource.setrlimit(resource.RLIMIT_FSIZE, (MEMORY, MEMORY))
@@ -158,12 +158,6 @@ def work(name: str, seconds: float, output: Path, folder: Path, seed: int) -> No
 
     atheris.Setup([sys.argv[0], str(found), *options], run, custom_mutator=mutated)
     atheris.Fuzz()
-
-
-def _import_readers(name: str, corpus: list[bytes], folder: Path) -> None:
-    """What readers import is no part of what an input may take."""
-    for data in corpus:
-        outcome_of(TARGETS[name], data, folder, seconds=120)
 
 
 def fuzz(name: str, seconds: float, output: Path) -> dict:
