@@ -144,6 +144,7 @@ def _written(path: Path, data: bytes) -> Path:
 
 def _kind_of(message: str) -> str:
     """A message without what differs from input to input: quotations, paths, numbers."""
+    message = re.sub(r"^Configuration: .*?: ", "Configuration: KEY: ", message)
     message = re.sub(r"\S*/\S+", "FILE", message)
     message = re.sub(r"(['\"]).*\1", "TEXT", message, flags=re.DOTALL)
     message = re.sub(r"\(.*\)|\[.*\]", "", message, flags=re.DOTALL)
