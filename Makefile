@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench clean
+.PHONY: help demo test lint docs bench fuzz faults audit clean
 
 help:
 	@echo "make demo    super-resolve a numerical brain phantom and open the report's path"
@@ -11,6 +11,9 @@ help:
 	@echo "make lint    run ruff and mypy"
 	@echo "make docs    build the API reference: build/docs/index.html"
 	@echo "make bench   measure against peers, print a table of ratios"
+	@echo "make fuzz    feed damaged files to every reader for ten minutes"
+	@echo "make faults  kill runs, fill disks, take memory away; print what was lost"
+	@echo "make audit   licences and known vulnerabilities of all dependencies"
 	@echo "make clean   remove $(VENV) and build products"
 
 demo: $(VENV)/.core
@@ -32,6 +35,18 @@ docs: $(VENV)/.docs
 bench: $(VENV)/.test
 	sh Testing/install_system_packages.sh
 	$(BIN)/python -m Testing.benchmarks
+
+fuzz: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable ".[fuzz]" \
+		|| echo "atheris has no wheel for this Python: plain mutations instead"
+	$(BIN)/python -m Testing.fuzz
+
+faults: $(VENV)/.test
+	$(BIN)/python -m Testing.faults
+
+audit: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[audit]"
+	$(BIN)/python -m Testing.audit
 
 clean:
 	rm -rf $(VENV) build *.egg-info

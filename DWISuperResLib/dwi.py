@@ -102,7 +102,7 @@ class DWI:
         SNR = this / the standard deviation of the noise in one channel (real or imaginary).
         """
         mean = self.mean_b0()
-        return float(mean[foreground_mask(mean)].mean())
+        return float(mean[foreground_mask(mean)].mean(dtype=np.float64))
 
 
 def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
@@ -118,7 +118,8 @@ def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
     [[[False, False, True]]]
     """
     total = _sum_of_volumes(signal, range(signal.shape[3])) if signal.ndim == 4 else signal
-    return total >= total.mean()
+    # Summed in float64, so that the order in which a file stores its voxels decides about none of them.
+    return total >= total.mean(dtype=np.float64)
 
 
 def _sum_of_volumes(signal: NDArray[np.float32], volumes: Iterable[int]) -> NDArray[np.float32]:

@@ -215,7 +215,7 @@ def colour_fa(candidate: Candidate, view: View) -> NDArray:
 def symmetric_bound(differences: Sequence[NDArray]) -> float:
     """One bound for all difference pictures: the 99th percentile of all absolute differences."""
     values = np.abs(np.concatenate([d[np.isfinite(d)] for d in differences]))
-    return float(np.quantile(values, 0.99)) or 1e-6 if len(values) else 1e-6
+    return float(np.quantile(values, 0.99)) or 1e-6 if len(values) else 1e-6  # any, where all pictures are zero
 
 
 def _volume(candidate: Candidate, quantity: str) -> NDArray:

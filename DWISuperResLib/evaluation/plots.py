@@ -26,7 +26,8 @@ def spectrum_figure(evaluation: Evaluation, quantity: str) -> str:
     palette = colours(evaluation.candidates)
     for candidate in evaluation.candidates:
         if quantity in candidate.spectra:
-            power = np.maximum(candidate.spectra[quantity], 1e-12)  # identical images have none
+            power = candidate.spectra[quantity]
+            power = np.maximum(power, 1e-12 * power.max() or 1e-12)  # identical images have none
             frequency = (np.arange(len(power)) + 0.5) / (2 * len(power))
             axes.semilogy(frequency, power, color=palette[candidate.name], label=candidate.name, **_weight(candidate))
     axes.set_xlim(0, 0.505)
@@ -63,7 +64,7 @@ def agreement_figure(evaluation: Evaluation, candidate: Candidate, quantity: str
     second = candidate.maps[quantity][evaluation.mask].astype(float)
     top = float(np.quantile(np.concatenate((first, second)), 0.999)) or 1.0
     bias, spread = (second - first).mean(), (second - first).std(ddof=1)
-    bound = max(4 * spread, 1e-9)
+    bound = 4 * spread or 1e-9 * top
     figure = Figure(figsize=(PAGE, 3.7), layout="constrained")
     left, right = figure.subplots(1, 2)
     name = label_of(quantity)

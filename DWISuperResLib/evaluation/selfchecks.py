@@ -42,6 +42,9 @@ FA_UNCERTAINTY_THRESHOLD = 0.025
 _SLICES, _VOLUMES, _VOXELS = 12, 6, 4000
 """At most so many of each are looked at."""
 
+_NEXT_TO_NOTHING, _TINY = 1e-6, float(np.finfo(np.float32).tiny)
+"""Floors under what is divided by or taken the logarithm of: beside the largest signal, and where there is none."""
+
 _NARROWEST_RANGES = {
     "b0 spread": 0.4,
     "b0 skewness": 0.5,
@@ -134,7 +137,8 @@ def noise_level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
         from dipy.denoise.noise_estimate import estimate_sigma
 
         return float(np.median(estimate_sigma(dwi.signal[..., _spread_volumes(dwi)], N=0)))
-    signal = np.maximum(dwi.signal[_spread_voxels(mask, _VOXELS)], 1e-3)
+    signal = dwi.signal[_spread_voxels(mask, _VOXELS)]
+    signal = np.maximum(signal, _NEXT_TO_NOTHING * signal.max(initial=0) + _TINY)
     fitted = np.exp(np.log(signal) @ (design @ np.linalg.pinv(design)).T)
     residual = (signal - fitted)[:, ~dwi.is_b0]
     freedom = (dwi.n_volumes - 7) / dwi.n_volumes
@@ -169,15 +173,15 @@ def domain_statistics(
     mean = dwis.mean(1)
     variance = np.maximum(dwis.var(1, ddof=1) - noise**2, 0) if len(weighted) > 1 else np.zeros(len(mean))
     found = {
-        "snr": dwi.foreground_b0() / max(noise, 1e-12),
+        "snr": _ratio(dwi.foreground_b0(), noise),
         **_shape_of("dwi", mean),
-        "anisotropy": float(np.median(np.sqrt(variance) / np.maximum(mean, 1e-6))),
+        "anisotropy": float(np.median(np.sqrt(variance) / _raised(mean))),
         "brain volume": float(mask.sum() * dwi.voxel_sizes.prod() / 1000),
         "slab height": float(np.ptp(np.argwhere(mask)[:, axis]) + 1) * float(dwi.voxel_sizes[axis]),
     }
     if dwi.is_b0.any():
         b0 = inside[:, dwi.is_b0].mean(1)
-        ratio = np.maximum(b0, 1e-6) / np.maximum(mean, 1e-6)
+        ratio = _raised(b0) / _raised(mean)
         found |= _shape_of("b0", b0)
         found["b0-dwi correlation"] = float(np.corrcoef(b0, mean)[0, 1]) if b0.std() > 0 < mean.std() else 1.0
         found["diffusivity"] = float(1e3 * np.median(np.log(ratio)) / dwi.bvals[weighted].mean())
@@ -195,10 +199,18 @@ def domain_range(statistics: Iterable[Mapping[str, float]]) -> dict[str, list[fl
 
 def _shape_of(name: str, values: NDArray) -> dict[str, float]:
     low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
-    return {
-        f"{name} spread": float(np.log(max(high - low, 1e-6) / max(middle, 1e-6))),
-        f"{name} skewness": float(np.log(max(high - middle, 1e-6) / max(middle - low, 1e-6))),
-    }
+    level, lower, upper, span = _raised(np.array([middle, middle - low, high - middle, high - low]))
+    return {f"{name} spread": float(np.log(span / level)), f"{name} skewness": float(np.log(upper / lower))}
+
+
+def _raised(values: NDArray) -> NDArray:
+    """Values none of which is below a millionth of the largest, nor zero: safe to divide by, whatever their unit."""
+    return np.maximum(values, _NEXT_TO_NOTHING * values.max(initial=0) + _TINY)
+
+
+def _ratio(value: float, by: float) -> float:
+    """value / by, at most 1e12."""
+    return value / max(by, 1e-12 * abs(value), _TINY)
 
 
 def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], axis: int) -> list[Check]:
@@ -296,7 +308,7 @@ def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: floa
     part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
     again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model)
     difference = again.signal[mask] - low.signal[mask][:, volumes]
-    value = float(np.sqrt((difference.astype(np.float64) ** 2).mean()) / max(noise, 1e-12))
+    value = _ratio(float(np.sqrt((difference.astype(np.float64) ** 2).mean())), noise)
     fired = not value <= CONSISTENCY_THRESHOLD
     advice = "The output, degraded again, equals the input within its noise."
     if fired:
@@ -362,7 +374,7 @@ def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_]) 
     spread = deviation[voxels]
     weighted = ~high.is_b0 if not high.is_b0.all() else high.is_b0
     mean = float(high.signal[voxels][:, weighted].mean())
-    value = 100 * float(np.sqrt(np.median((spread[:, weighted] ** 2).mean(1)))) / max(mean, 1e-12)
+    value = 100 * _ratio(float(np.sqrt(np.median((spread[:, weighted] ** 2).mean(1)))), mean)
     fired = value > UNCERTAINTY_THRESHOLD
     advice = "The members of the ensemble agree."
     if fired:
@@ -384,10 +396,11 @@ def fa_deviation(signal: NDArray, deviation: NDArray, bvals: NDArray, bvecs: NDA
 
     from ..microstructure.tensor import fit_tensor, fractional_anisotropy
 
-    values = torch.tensor(signal, dtype=torch.float32, requires_grad=True)
+    unit = float(np.abs(signal).max(initial=0)) / 1000 or 1.0  # see `tensor.MIN_SIGNAL`
+    values = torch.tensor(signal / unit, dtype=torch.float32, requires_grad=True)
     fractional_anisotropy(fit_tensor(values, bvals, bvecs)).sum().backward()
     assert values.grad is not None
-    return np.sqrt(((values.grad.numpy() * deviation) ** 2).sum(-1))
+    return np.sqrt(((values.grad.numpy() * (deviation / unit)) ** 2).sum(-1))
 
 
 def _spread_volumes(dwi: DWI) -> NDArray[np.intp]:

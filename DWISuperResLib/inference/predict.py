@@ -86,7 +86,7 @@ def super_resolve(
     Raises
     ------
     InputError
-        If the checkpoint does not serve the scale, or an option has no such value.
+        If the checkpoint does not serve the scale, an option has no such value, or a volume is no magnitude image.
     ProcessingError
         If a single slice does not fit into the device's memory.
     Cancelled
@@ -163,6 +163,7 @@ class _Run:
             raise InputError(f"The checkpoint {card.name!r} ({card.task}) serves scales {served}, not {self.scale}.")
         if options.batch_size is not None and options.batch_size < 1:
             raise InputError(f"The batch size is {options.batch_size}; expected at least 1.")
+        self.normalisation = Normalisation.measure(dwi.signal, card.normalisation)
         self.device = resolve_device(options.device)
         self.dtype = resolve_precision(options.precision, self.device)
         network: Any = loaded.network()
@@ -213,8 +214,7 @@ class _Run:
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
         dwi, view = self.dwi, self.view
-        normalisation = Normalisation.measure(dwi.signal, self.card.normalisation)
-        assembler = Assembler(view, dwi.bvals, dwi.bvecs, normalisation)
+        assembler = Assembler(view, dwi.bvals, dwi.bvecs, self.normalisation)
         lowest = min(0.0, float(dwi.signal.min()))
         limits = (0.0, 1.0) if self.card.normalisation == "paper" else None
         batch = Batcher(self._forward, self.options.batch_size or self._usual_batch())

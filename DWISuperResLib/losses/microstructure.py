@@ -17,6 +17,7 @@ from ..errors import InputError
 from .registry import register_loss
 
 Gradients = tuple[Tensor, Tensor]
+_TINY = torch.finfo(torch.float32).tiny
 
 
 class _SignalLoss(nn.Module):
@@ -34,7 +35,7 @@ class _SignalLoss(nn.Module):
         """Signals and their mean b0 (B, 1, H, W), raised to the floor (of the image's mean b0, for the
         b0)."""
         b0 = images[:, is_b0].mean(1, keepdim=True)
-        b0 = torch.maximum(b0, self.floor * b0.detach().mean((1, 2, 3), keepdim=True).clamp_min(1e-6))
+        b0 = torch.maximum(b0, self.floor * b0.detach().mean((1, 2, 3), keepdim=True).clamp_min(_TINY))
         return torch.maximum(images, self.floor * b0.detach()), b0
 
 
@@ -99,15 +100,16 @@ class FractionalAnisotropyLoss(_SignalLoss):
         bvals, bvecs = (table.detach().cpu().double().numpy() for table in gradients)
         anisotropies = []
         for images in (prediction, target.detach()):
-            signal, _ = self._prepare(images, is_b0)
-            tensor = fit_tensor(signal.movedim(1, -1), bvals, bvecs, self.fit)
+            signal, b0 = self._prepare(images, is_b0)
+            # Tensors do not depend on a voxel's unit, and the fit's floor is one for signals above 1 or so.
+            tensor = fit_tensor((signal / b0.detach()).movedim(1, -1), bvals, bvecs, self.fit)
             anisotropies.append(fractional_anisotropy(tensor)[:, None])
         return _weighted_mean((anisotropies[0] - anisotropies[1]).abs(), target, is_b0)
 
 
 def _weighted_mean(error: Tensor, target: Tensor, is_b0: Tensor) -> Tensor:
     weight = target[:, is_b0].detach().mean(1, keepdim=True).clamp_min(0)
-    return (error * weight).sum() / weight.sum().clamp_min(1e-12)
+    return (error * weight).sum() / weight.sum().clamp_min(_TINY)
 
 
 def _checked_b0(images: Tensor, gradients: Gradients) -> Tensor:

@@ -266,4 +266,4 @@ def _region(images: ArrayLike, reference: ArrayLike, mask: ArrayLike | None) -> 
 def _stretched(slices: NDArray) -> NDArray:
     """Each slice from its own minimum and maximum to [0, 1]."""
     low, high = slices.min((1, 2), keepdims=True), slices.max((1, 2), keepdims=True)
-    return (slices - low) / np.maximum(high - low, np.float32(1e-12))
+    return (slices - low) / np.maximum(high - low, np.finfo(np.float32).tiny)

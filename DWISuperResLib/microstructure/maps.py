@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 CHUNK = 2**18
 """Signals computed at once: 1 MB, so that the few arrays of their size that a fit makes stay in a core's cache."""
+USUAL_LEVEL = 500.0
+"""b0 signal of most scanners within half a decade: 16 scans of three vendors have 250 to 520."""
 MAX_THREADS = 8
 """More would wait for the interpreter between NumPy's steps, of some ten microseconds each, rather than compute."""
 
@@ -73,16 +76,29 @@ def compute_maps(
             finishing.append((model.finish, made, checked))
         results |= made
 
+    unit = np.float32(_decade(dwi.foreground_b0()))
+
     def store(voxels: NDArray[np.intp], signal: NDArray) -> None:
+        signal /= unit
         for fit, flat in fits:
             for name, values in fit(signal).items():
                 if name in flat:
-                    flat[name][voxels] = values
+                    flat[name][voxels] = values * unit if map_info(name).unit == "signal" else values
 
     _for_each_chunk(dwi, mask, store)
     for finish, made, checked in finishing:
         finish(made, checked)
     return {name: results[name] for name in maps}
+
+
+def _decade(level: float) -> float:
+    """The power of ten to divide a scan's signals by, so that its b0 comes closest to that of usual scans.
+
+    Floors below which signals count as nothing then mean the same in every scan, whatever its intensities are scaled
+    by, and are DIPY's where the intensities are usual.
+    """
+    exponent = math.log10(level / USUAL_LEVEL) if level > 0 else 0.0
+    return 10.0 ** min(max(round(exponent), -30), 30)
 
 
 def angular_error(first: NDArray, second: NDArray) -> NDArray[np.float32]:

@@ -23,8 +23,8 @@ from .models import MapInfo, MapModel, register_map_model
 
 Method = Literal["wls", "ols", "iwls"]
 MIN_SIGNAL = 1e-4
-"""Signals are raised to this before the logarithm (DIPY's `MIN_POSITIVE_SIGNAL`); IWLS uses 1e-6 of the voxel's
-largest signal instead, as MRtrix3 does."""
+"""Signals are raised to this before the logarithm (DIPY's `MIN_POSITIVE_SIGNAL`), so give them in a unit that makes b0
+some hundreds, as `compute_maps` does; IWLS uses 1e-6 of the voxel's largest signal instead, as MRtrix3 does."""
 FLOAT32_DETERMINED = 5e-3
 """Below this share float32 may be off by more than 1e-4 in FA (measured against float64 on scans of six scanners)."""
 

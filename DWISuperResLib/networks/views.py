@@ -25,6 +25,10 @@ if TYPE_CHECKING:
 
 Box = tuple[slice, slice, slice]
 
+SMALLEST_MEAN = 0.1
+"""A volume's mean beside its mean magnitude. Magnitude images have 1; real-valued noise alone, which has none to divide
+by, next to 0."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -232,7 +236,7 @@ def _starts(n: int, edge: int, overlap: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Normalisation:
-    """Signal <-> network intensity: (signal - offset) * gains[n] for volume n.
+    """Signal <-> network intensity: (signal - offset) * gains[n] for volume n; gain 0 marks an empty volume.
 
     `measure` finds it from a scan; "volume" divides each volume by its mean over the foreground, "paper" maps the
     whole 4D volume's minimum and maximum to 0 and 1 (arXiv:2605.15895, public code).
@@ -243,15 +247,37 @@ class Normalisation:
 
     @classmethod
     def measure(cls, signal: NDArray[np.float32], kind: str) -> Normalisation:
-        """Find the normalisation of a signal (X, Y, Z, N); `kind` is "volume" or "paper"."""
+        """Find the normalisation of a signal (X, Y, Z, N); `kind` is "volume" or "paper".
+
+        Raises
+        ------
+        InputError
+            If the kind is unknown, or the mean of a volume to divide by is negative or next to nothing beside its
+            values (`SMALLEST_MEAN`).
+
+        Examples
+        --------
+        >>> volumes = np.stack([np.full((4, 4, 4), v, np.float32) for v in (200.0, 50.0, 0.0)], axis=-1)
+        >>> Normalisation.measure(volumes, "volume").gains.tolist()
+        [0.004999999888241291, 0.019999999552965164, 0.0]
+        """
         if kind == "paper":
             low, high = float(signal.min()), float(signal.max())
-            return cls(low, np.full(signal.shape[3], 1 / max(high - low, 1e-12), np.float32))
+            return cls(low, np.full(signal.shape[3], 1 / (high - low) if high > low else 0, np.float32))
         if kind != "volume":
             raise InputError(f"The normalisation is {kind!r}; expected volume or paper.")
         foreground = foreground_mask(signal)
-        means = [signal[..., n][foreground].mean(dtype=np.float64) for n in range(signal.shape[3])]
-        return cls(0.0, (1 / np.maximum(means, 1e-12)).astype(np.float32))
+        inside = [signal[..., n][foreground] for n in range(signal.shape[3])]
+        means = np.array([values.mean(dtype=np.float64) for values in inside])
+        sizes = np.array([np.abs(values).mean(dtype=np.float64) for values in inside])
+        if unusable := np.flatnonzero((sizes > 0) & (means < SMALLEST_MEAN * sizes)).tolist():
+            first = unusable[0]
+            raise InputError(
+                f"Volumes {unusable} have no positive signal on average (volume {first}: mean {means[first]:.3g} at a "
+                f"mean magnitude of {sizes[first]:.3g} in the foreground), and a network needs magnitudes; take away "
+                "the offset, leave these volumes out, or interpolate instead (for instance by sinc)."
+            )
+        return cls(0.0, np.divide(1, means, out=np.zeros_like(means), where=means > 0).astype(np.float32))
 
 
 class Assembler:
@@ -305,8 +331,11 @@ class Assembler:
         return torch.cat((channels, images.transpose(0, 1)), dim=1)
 
     def restore(self, images: torch.Tensor, volumes: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Network intensity (B, 1, *n) back to signal."""
-        return images / self._gains_of(volumes, images) + self.offset
+        """Network intensity (B, 1, *n) back to signal; an empty volume stays empty."""
+        import torch
+
+        gains = self._gains_of(volumes, images)
+        return images / torch.where(gains > 0, gains, torch.inf) + self.offset
 
     def _gains_of(self, volumes: Sequence[int] | torch.Tensor, like: torch.Tensor) -> torch.Tensor:
         import torch

@@ -177,7 +177,10 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
     mask = brain_mask(dwi)
     if not mask.any():
         raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")
-    normalisation = Normalisation.measure(dwi.signal, kind)
+    try:
+        normalisation = Normalisation.measure(dwi.signal, kind)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     facts = {
         "axis": slice_axis(dwi),

@@ -24,7 +24,7 @@ def figures(
     volume = int(np.argmax(case.reference.bvals))
     shown = [dwi.signal[:, :, middle, volume].T for dwi in (case.reference, baseline, test)]
     white = float(np.percentile(shown[0], 99.5))
-    grey = np.clip(np.concatenate(shown, axis=1) / max(white, 1e-12), 0, 1)
+    grey = np.clip(np.concatenate(shown, axis=1) / (white if white > 0 else 1.0), 0, 1)
     images = {"slice: reference, sinc, network": np.repeat((255 * grey).astype(np.uint8)[..., None], 3, axis=2)}
     for name, difference in differences.items():
         pair = [d[:, :, middle].T for d in (baseline_differences[name], difference)]

@@ -204,3 +204,14 @@ def test_domain_range_spans_its_scans():
 def test_an_empty_result_is_judged_inconsistent_not_refused(low, high, card, value):
     empty = replace(high, signal=np.full_like(high.signal, value))
     assert "consistency with the input" in fired(self_checks(low, empty, card))
+
+
+@pytest.mark.parametrize("exponent", [-8, -2, 5, 8])
+def test_checks_do_not_depend_on_the_unit_of_the_intensities(low, high, card, exponent):
+    factor = np.float32(10.0**exponent)
+    deviation = np.full_like(high.signal, 1.0)
+    expected = self_checks(low, high, card, uncertainty=deviation)
+    scaled = (replace(scan, signal=scan.signal * factor) for scan in (low, high))
+    for found, wanted in zip(self_checks(*scaled, card, uncertainty=deviation * factor), expected, strict=True):
+        assert (found.name, found.fired) == (wanted.name, wanted.fired)
+        assert found.value == pytest.approx(wanted.value, rel=1e-3, abs=1e-4), found.name

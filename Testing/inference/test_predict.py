@@ -226,6 +226,63 @@ def test_results_do_not_depend_on_how_the_scan_is_stored(small_dwi, orientation)
     np.testing.assert_allclose(result.signal, expected.signal, rtol=1e-6, atol=1e-6 * expected.signal.max())
 
 
+def write_as_fsl(dwi, folder):
+    """NIfTI by nibabel; tables along the voxel axes, the first backwards where the determinant is positive: FSL."""
+    axes = dwi.affine[:3, :3] / dwi.voxel_sizes
+    directions = np.linalg.solve(axes, dwi.bvecs.T)
+    if np.linalg.det(axes) > 0:
+        directions[0] *= -1
+    image = nib.Nifti1Image(dwi.signal, dwi.affine)
+    image.header.set_dim_info(slice=dwi.acquisition_axis)
+    nib.save(image, folder / "scan.nii")
+    np.savetxt(folder / "scan.bval", dwi.bvals[None], fmt="%g")
+    np.savetxt(folder / "scan.bvec", directions, fmt="%.12f")
+    return folder / "scan.nii"
+
+
+def middle_of(dwi, sides=(28, 28, 3)):
+    """A box around the brain's middle."""
+    box = []
+    for axis, side in enumerate(sides):
+        length = dwi.spatial_shape[axis]
+        start = max(0, min(length // 2 - side // 2, length - side))
+        box.append(slice(start, start + side))
+    affine = dwi.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ [part.start for part in box]
+    return replace(dwi, signal=dwi.signal[tuple(box)], affine=affine, acquisition_axis=2)
+
+
+@pytest.mark.parametrize("orientation", ["RAS", "PSR", "SRP"])
+@pytest.mark.parametrize("name", ["siemens_prisma_dti_roll", "canon10_axial"])
+def test_real_scans_give_one_result_however_their_files_are_stored(shared_data, tmp_path, name, orientation):
+    """The shipped checkpoint's signal and FA, from files that nibabel wrote, FSL's tables beside them."""
+    dwi = middle_of(dsr.read_dwi(shared_data / name / f"{name}.nii.gz"))
+    expected = dsr.super_resolve(dwi, "default", 2, **options())
+    turned = dsr.read_dwi(write_as_fsl(stored_as(dwi, orientation), tmp_path))
+    result = dsr.super_resolve(turned, "default", 2, **options())
+    there = stored_as(expected, orientation)
+    grid.check_same_grid(result, there)
+    np.testing.assert_allclose(result.signal, there.signal, rtol=0, atol=1e-6 * there.signal.max())
+    fa, wanted = (dsr.compute_maps(scan, ("fa",))["fa"] for scan in (result, expected))
+    wanted = stored_as(replace(expected, signal=wanted[..., None], bvals=[0], bvecs=[[0, 0, 0]]), orientation)
+    np.testing.assert_allclose(fa, wanted.signal[..., 0], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("exponent", [-8, -3, 1, 8])
+def test_results_scale_with_the_intensities(small_dwi, exponent):
+    expected = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options()).signal
+    scaled = replace(small_dwi, signal=small_dwi.signal * 10.0**exponent)
+    result = dsr.super_resolve(scaled, checkpoint_of(), 2, **options()).signal / 10.0**exponent
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 * expected.max())
+
+
+def test_a_volume_of_negative_mean_is_refused_before_any_work(small_dwi):
+    signal = small_dwi.signal.copy()
+    signal[..., 4] -= 2 * signal[..., 4].max()
+    with pytest.raises(InputError, match=r"Volumes \[4\] have no positive signal"):
+        dsr.super_resolve(replace(small_dwi, signal=signal), checkpoint_of(), 2, **options())
+
+
 @pytest.mark.parametrize("shape", [(11, 9, 4), (12, 7, 3)])
 def test_a_network_makes_a_grid_that_is_no_multiple(small_dwi, shape):
     """An odd matrix, degraded, comes back on its own grid: exactly, where the network adds nothing."""

@@ -148,7 +148,9 @@ def test_maps_equal_dipy_on_real_scans(scan, name, fit):
     some[:, :, :: max(1, mask.shape[2] // 6)] = True
     some &= mask
     gradients = gradient_table(dwi.bvals, bvecs=dwi.bvecs, b0_threshold=50)
-    expected = TensorModel(gradients, fit_method=fit.upper()).fit(dwi.signal[some])
+    # DIPY's floor for signals is absolute; the power of ten brings the scan's b0 next to 500.
+    signal = dwi.signal[some] / 10.0 ** round(np.log10(dwi.foreground_b0() / 500))
+    expected = TensorModel(gradients, fit_method=fit.upper()).fit(signal)
     maps = compute_maps(dwi, ("fa", "md", "ad", "rd"), fit=fit, mask=some)
     assert np.abs(maps["fa"][some] - expected.fa).max() < 1e-4
     for quantity in ("md", "ad", "rd"):
@@ -447,3 +449,37 @@ def test_mask_without_b0_uses_the_weighted_volumes_and_a_flat_image_is_all_mask(
     assert brain_mask(weighted).any()
     flat = dataclasses.replace(small_dwi, signal=np.full_like(small_dwi.signal, 7))
     assert brain_mask(flat).all()
+
+
+@pytest.mark.parametrize("fit", ["wls", "ols", "iwls"])
+@pytest.mark.parametrize("exponent", range(-8, 9, 2))
+def test_maps_and_mask_do_not_depend_on_the_unit_of_the_intensities(exponent, fit):
+    """Zeros, which every real scan has some of, included: the floor under the logarithm goes with the scan."""
+    dwi = phantom((24, 24, 6), (8.0, 8.0, 16.0), shells=((0, 1), (1000, 12)), supersampling=1, snr=20.0)
+    signal = dwi.signal.copy()
+    if fit != "iwls":  # zeros leave its normal equations next to singular, so rounding alone changes the fourth digit
+        signal[np.random.default_rng(0).random(signal.shape) < 0.01] = 0
+    dwi = dataclasses.replace(dwi, signal=signal)
+    scaled = dataclasses.replace(dwi, signal=signal * np.float32(10.0**exponent))
+    mask = brain_mask(dwi)
+    np.testing.assert_array_equal(brain_mask(scaled), mask)
+    names = ("fa", "md", "qa", "iso", "gfa")
+    expected = compute_maps(dwi, names, mask=mask, fit=fit)
+    for name, found in compute_maps(scaled, names, mask=mask, fit=fit).items():
+        found = found / np.float32(10.0**exponent) if name in ("qa", "iso") else found
+        np.testing.assert_allclose(found, expected[name], rtol=2e-5, atol=2e-5 * np.abs(expected[name]).max())
+
+
+def test_the_floor_of_usual_scans_is_dipys():
+    """A b0 of some hundreds leaves signals as they are, so zeros count as in DIPY."""
+    from dipy.core.gradients import gradient_table
+    from dipy.reconst.dti import TensorModel
+
+    dwi = phantom((16, 16, 4), (12.0, 12.0, 24.0), shells=((0, 1), (1000, 12)), supersampling=1, snr=20.0)
+    signal = dwi.signal * np.float32(400 / dwi.foreground_b0())
+    signal[np.random.default_rng(0).random(signal.shape) < 0.01] = 0
+    dwi = dataclasses.replace(dwi, signal=signal)
+    mask = brain_mask(dwi)
+    table = gradient_table(dwi.bvals, bvecs=dwi.bvecs)
+    expected = TensorModel(table, fit_method="WLS").fit(signal.astype(float), mask=mask).fa
+    np.testing.assert_allclose(compute_maps(dwi, ("fa",), mask=mask)["fa"], expected, atol=1e-4)

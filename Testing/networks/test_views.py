@@ -83,6 +83,34 @@ def test_a_scan_of_zeros_is_normalised_without_a_division_by_zero(small_dwi):
     assert np.isfinite(Normalisation.measure(empty.signal, "volume").gains).all()
 
 
+def test_an_empty_volume_stays_empty(small_dwi):
+    signal = small_dwi.signal.copy()
+    signal[..., 3] = 0
+    normalisation = Normalisation.measure(signal, "volume")
+    assemble = Assembler(SliceView(0, ("q_smooth",)), small_dwi.bvals, small_dwi.bvecs, normalisation)
+    shown = assemble.show(torch.from_numpy(np.moveaxis(signal, 3, 0)[:, None, ..., 0]), [3, 4])
+    assert not shown[0].any()
+    assert shown[1].any(dim=(1, 2)).all()
+    restored = assemble.restore(torch.ones(2, 1, 5, 5), [3, 4])
+    assert not restored[0].any()
+    assert torch.isfinite(restored).all()
+
+
+@pytest.mark.parametrize("offset", [-1e4, -600.0])
+def test_volumes_without_positive_signal_are_refused_by_number(small_dwi, offset):
+    signal = small_dwi.signal.copy()
+    signal[..., [2, 7]] += offset
+    with pytest.raises(
+        InputError, match=r"Volumes \[2, 7\] have no positive signal on average .* take away the offset"
+    ):
+        Normalisation.measure(signal, "volume")
+    noise = np.random.default_rng(0).normal(size=signal.shape[:3])
+    signal = small_dwi.signal.copy()
+    signal[..., 5] = noise - noise[small_dwi.signal.sum(3) >= small_dwi.signal.sum(3).mean()].mean() + 1e-9
+    with pytest.raises(InputError, match=r"Volumes \[5\]"):
+        Normalisation.measure(signal, "volume")
+
+
 def test_guidance_named_twice_is_refused():
     with pytest.raises(InputError, match="mean_b0 more than once"):
         SliceView(0, ("mean_b0", "mean_b0"))
