@@ -23,6 +23,8 @@ html_title = f"DWISuperRes {release}"
 html_show_sourcelink = False
 html_copy_source = False
 autodoc_member_order = "bysource"
+autodoc_default_options = {"no-value": True}  # of a registry: all that it holds
+add_module_names = False
 autosummary_generate = False
 autodoc_typehints = "none"  # numpydoc's parameter lists say types and shapes
 autodoc_inherit_docstrings = False  # Lightning's are long, and not ours
@@ -52,10 +54,10 @@ def _modules(room: str) -> list[str]:
 def _page(room: str) -> str:
     """The page of a room: its package, then its modules."""
     package = f"DWISuperResLib.{room}"
-    lines = [f"# {room}", ""]
+    lines = [f"# The room {room}", ""]
     for module in (package, *_modules(room)):
         lines += [
-            f"## {module}",
+            f"## {module.removeprefix('DWISuperResLib.')}",
             "",
             "```{eval-rst}",
             f".. automodule:: {module}",
