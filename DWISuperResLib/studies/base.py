@@ -235,7 +235,8 @@ def execute(
     cancel: Cancel | None = None,
 ) -> Iterator[list[Row]]:
     """Train and score the runs that are not done yet; after each, yield the rows of all that are done."""
-    from ..training import train, validated
+    from ..training import validated
+    from ..training.run import train
 
     rows: list[Row] = []
     for number, run in enumerate(runs):
