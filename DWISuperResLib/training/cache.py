@@ -168,7 +168,16 @@ def open_scan(path: Path, cache: Path, normalisation: str) -> Scan:
     """
     folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation)}"
     if not (folder / "scan.json").is_file():
-        _write_copy(path, folder, normalisation)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise _damaged(folder, "it holds no scan.json")
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            with io.output_directory(folder, wait=True) as temporary:
+                _write_copy(path, temporary, normalisation)
+        except DWISuperResError:
+            # Another process has written the same copy meanwhile.
+            if not (folder / "scan.json").is_file():
+                raise
     try:
         facts = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
         scan = Scan(
@@ -214,8 +223,8 @@ def _mapped(path: Path) -> NDArray:
         raise _damaged(path.parent, error) from error
 
 
-def _damaged(folder: Path, error: Exception) -> InputError:
-    return InputError(f"The cached copy {folder} is damaged ({error}); delete that folder, it is made again.")
+def _damaged(folder: Path, reason: Exception | str) -> InputError:
+    return InputError(f"The cached copy {folder} is damaged ({reason}); delete that folder, it is made again.")
 
 
 def _write_copy(path: Path, folder: Path, kind: str) -> None:
@@ -224,7 +233,6 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
     if not mask.any():
         raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")
     normalisation = Normalisation.measure(dwi.signal, kind)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     facts = {
         "axis": slice_axis(dwi),
         "bvals": dwi.bvals.tolist(),
@@ -234,19 +242,16 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
         "gains": normalisation.gains.tolist(),
         "level": float(dwi.mean_b0()[mask].mean(dtype=np.float64)),
     }
-    try:
-        with io.output_directory(folder, wait=True) as temporary:
-            # As a file holds it, X fastest: a slice of a volume is one piece, a block a few.
-            dtype, shape = _compact_type(dwi), dwi.signal.shape
-            signal = np.lib.format.open_memmap(temporary / "signal.npy", "w+", dtype, shape, fortran_order=True)
-            signal[:] = dwi.signal
-            signal.flush()
-            np.save(temporary / "mask.npy", np.asfortranarray(mask))
-            (temporary / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
-    except DWISuperResError:
-        # Another process has written the same copy meanwhile.
-        if not (folder / "scan.json").is_file():
-            raise
+    dtype = _compact_type(dwi)
+    # As a file holds it, X fastest: a slice of a volume is one piece, a block a few. Not through a memory map, since
+    # the system would end the program where the disk is full.
+    with (folder / "signal.npy").open("wb") as file:
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": True, "shape": dwi.signal.shape}
+        np.lib.format.write_array_header_1_0(file, described)
+        for volume in np.moveaxis(dwi.signal, 3, 0):
+            file.write(volume.astype(dtype).tobytes(order="F"))
+    np.save(folder / "mask.npy", np.asfortranarray(mask))
+    (folder / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _compact_type(dwi: DWI) -> np.dtype:

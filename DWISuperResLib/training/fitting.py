@@ -63,7 +63,7 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
     ProcessingError
         If the loss ceases to be finite, or the disk is full.
     KeyboardInterrupt
-        On SIGINT; its message says from where the run can be resumed.
+        On SIGINT; its note says from where the run can be resumed.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
@@ -116,16 +116,16 @@ def _ended_well(trainer: lightning.Trainer, saving: Saving) -> Iterator[None]:
         interruption = ending.__context__
         if isinstance(interruption, KeyboardInterrupt):
             # Lightning ends the whole program with a code of its own.
-            interruption.args = (f"Interrupted: {saving.told}",)
+            interruption.add_note(f"{saving.told[0].upper()}{saving.told[1:]}.")
             raise interruption from None
         if trainer.received_sigterm:
-            print(f"Terminated: {saving.told}", file=sys.stderr)
+            print(f"Terminated; {saving.told}.", file=sys.stderr)
             signal.raise_signal(signal.SIGTERM)
         raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise ProcessingError(
-            f"Writing to {error.filename or saving.folder} failed ({reason}); free space, for {saving.told}"
+            f"Writing to {error.filename or saving.folder} failed ({reason}); free some space; {saving.told}."
         ) from error
 
 

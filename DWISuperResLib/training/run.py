@@ -43,7 +43,7 @@ def train(config: Configuration) -> Path:
     ProcessingError
         If the loss ceases to be finite, or the disk is full.
     KeyboardInterrupt
-        On SIGINT; its message says from where the run can be resumed.
+        On SIGINT; its note says from where the run can be resumed.
 
     Examples
     --------

@@ -77,15 +77,15 @@ class Saving(Checkpoint):
             trainer.save_checkpoint(self.folder / LAST)
         except ProcessingError as error:
             self.best, self.saved = before
-            raise ProcessingError(f"{str(error).rstrip('.')}; {self.told}") from error
+            raise ProcessingError(f"{str(error).rstrip('.')}; {self.told}.") from error
 
     @property
     def told(self) -> str:
         """What of the run is on the disk, and how to go on, for people."""
         if not self.saved:
-            return "no epoch was finished, so there is nothing to resume."
+            return "no epoch was finished, so there is nothing to resume"
         path = self.folder / LAST
-        return f"the state after epoch {self.saved} of {self.epochs} is in {path}: resume=true goes on from there."
+        return f"the state after epoch {self.saved} of {self.epochs} is in {path}: resume=true goes on from there"
 
     def state_dict(self) -> dict[str, Any]:
         """Of the callback."""
