@@ -85,7 +85,10 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
     monitor = f"val/{config.validation.monitor}" if data.held_out else None
     higher = bool(monitors()[config.validation.monitor][1].higher_is_better)
     saving = Saving(config.output, config.schedule.epochs, monitor, higher, config.validation.every)
-    config.output.mkdir(parents=True, exist_ok=True)
+    try:
+        config.output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{config.output} cannot be made ({error.strerror}); choose another output.") from error
     trainer = make_trainer(config, saving)
     if trainer.is_global_zero:
         if config.resume and not resumed:
@@ -123,9 +126,9 @@ def _ended_well(trainer: lightning.Trainer, saving: Saving) -> Iterator[None]:
             signal.raise_signal(signal.SIGTERM)
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
+        place, reason = error.filename or saving.folder, error.strerror or error
         raise ProcessingError(
-            f"Writing to {error.filename or saving.folder} failed ({reason}); free some space; {saving.told}."
+            f"Writing to {place} failed ({reason}); see to its space and permissions; {saving.told}."
         ) from error
 
 

@@ -182,5 +182,6 @@ def check_same_run(config: Configuration, path: Path) -> None:
             then = before.get(section, {}).get(key) if key else before.get(section)
             if name not in MAY_CHANGE and then != now:
                 raise InputError(
-                    f"{name} was {then!r} in the run to resume and is {now!r}; set it back or choose another output."
+                    f"{name} was {then!r} in the run to resume ({path}) and is {now!r}; set it back or choose "
+                    "another output."
                 )

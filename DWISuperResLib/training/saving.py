@@ -107,8 +107,9 @@ def read_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes that are no such file can make torch and pickle raise anything
-        reason = path.stat().st_size and str(error).split("\n")[0][:100].rstrip(". ")
-        raise _damaged(path, f"it cannot be read ({reason})" if reason else "it is empty") from error
+        raise _damaged(
+            path, "it is cut, or not what training saves" if path.stat().st_size else "it is empty"
+        ) from error
     missing = [name for name in STATE if name not in state] if isinstance(state, dict) else list(STATE)
     if missing or not isinstance(state["callbacks"], dict) or Saving.__qualname__ not in state["callbacks"]:
         raise _damaged(path, f"it lacks {', '.join(missing) or 'what this program saves'}")

