@@ -323,6 +323,7 @@ class DWIData(lightning.LightningDataModule):
         super().__init__()
         self.config, self.view, self.together = config, view, together
         self.files, self.held_out = scans
+        self._first_epoch = 0
         self.cache = config.data.cache or config.output / "cache"
 
     def _open(self, path: Path) -> Scan:
@@ -351,14 +352,28 @@ class DWIData(lightning.LightningDataModule):
                 )
         self.validation_scans = [self._open(path) for path in self.held_out]
 
+    def state_dict(self) -> dict[str, int]:
+        """At the end of an epoch, when runs are saved, the number of the next.
+
+        Lightning would tell it the sampler of a resumed run only when batches of the first are on their way.
+        """
+        assert self.trainer is not None
+        return {"epoch": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Of a run that is resumed."""
+        self._first_epoch = state_dict["epoch"]
+
     def train_dataloader(self) -> DataLoader:
         """Batches of the epochs."""
         workers = self.config.data.workers
         length = self.config.schedule.steps_per_epoch * self.config.schedule.accumulate
+        sampler = EpochSampler(length, *self._process())
+        sampler.set_epoch(self._first_epoch)
         return DataLoader(
             Batches(self.scans, self.view, self.config, self.together),
             batch_size=None,
-            sampler=EpochSampler(length, *self._process()),
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

@@ -78,14 +78,16 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp_path):
     epochs = 12
     killed = tmp_path / "killed"
-    process = begin(tmp_path, tree(scans, killed, epochs))
+    configuration = tree(scans, killed, epochs)
+    configuration["data"]["workers"] = 1
+    process = begin(tmp_path, configuration)
     wait_for(killed / "last.ckpt", process)
     process.kill()
     assert process.wait() == -signal.SIGKILL
     reached = torch.load(killed / "last.ckpt", weights_only=True)
     assert 2 <= reached["global_step"] < 2 * epochs
     assert not (killed / "model.safetensors").exists()
-    process = begin(tmp_path, tree(scans, killed, epochs), "DWISuperResLib.train", "resume=true")
+    process = begin(tmp_path, configuration, "DWISuperResLib.train", "resume=true")
     output, errors = process.communicate(timeout=400)
     assert process.returncode == 0, errors
     trained = [int(line.split()[1].rstrip(",")) for line in output.splitlines() if line.startswith("epoch ")]
@@ -93,6 +95,9 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp
     whole = train(validated(tree(scans, tmp_path / "whole", epochs)))
     expected, found = (load_checkpoint(path).weights for path in (whole, killed / "model.safetensors"))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
+    expected, found = (torch.load(path / "last.ckpt", weights_only=True) for path in (whole.parent, killed))
+    for part in ("state_dict", "current_model_state"):
+        assert all(torch.equal(expected[part][name], found[part][name]) for name in expected[part])
     assert not [path.name for path in killed.iterdir() if path.name.endswith((".tmp", ".part"))]
 
 
