@@ -235,8 +235,7 @@ def execute(
     cancel: Cancel | None = None,
 ) -> Iterator[list[Row]]:
     """Train and score the runs that are not done yet; after each, yield the rows of all that are done."""
-    from ..training import validated
-    from ..training.run import train
+    from ..training import train, validated
 
     rows: list[Row] = []
     for number, run in enumerate(runs):

@@ -1,8 +1,6 @@
-"""Headless training: configuration, data pipeline, Lightning module, and the run that ties them together.
-
-`train` is in `training.run`, apart from the configuration, which is checked before PyTorch and Lightning are loaded.
-"""
+"""Headless training: configuration, data pipeline, Lightning module, and the run that ties them together."""
 
 from .configuration import Configuration, load_configuration, validated
+from .run import train
 
-__all__ = ["Configuration", "load_configuration", "validated"]
+__all__ = ["Configuration", "load_configuration", "train", "validated"]

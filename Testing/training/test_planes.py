@@ -19,10 +19,10 @@ from DWISuperResLib.resampling.degradation import degrade
 from DWISuperResLib.resampling.grid import Frame
 from DWISuperResLib.resampling.scale import Scale
 from DWISuperResLib.resampling.upsamplers import interpolate
-from DWISuperResLib.training import validated
+from DWISuperResLib.training import train, validated
 from DWISuperResLib.training.cache import divided, open_scan
 from DWISuperResLib.training.patches import Batches, DWIData
-from DWISuperResLib.training.run import train, tried_factors
+from DWISuperResLib.training.run import tried_factors
 from DWISuperResLib.training.validation import classical, prepare
 
 STILL = {"flips": False, "rotations": False, "intensity": [1, 1], "contrast": [1, 1]}

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -18,9 +19,8 @@ from DWISuperResLib import io
 from DWISuperResLib.checkpoints import load_checkpoint
 from DWISuperResLib.errors import InputError, ProcessingError
 from DWISuperResLib.phantoms import phantom
-from DWISuperResLib.training import load_configuration, validated
+from DWISuperResLib.training import load_configuration, train, validated
 from DWISuperResLib.training.cache import open_scan
-from DWISuperResLib.training.run import train
 
 ROOT = Path(__file__).parents[2]
 
@@ -256,20 +256,20 @@ def test_a_damaged_copy_of_a_scan_is_named(scans, tmp_path, name, content):
     assert "\n" not in str(caught.value)
 
 
-def test_a_copy_that_another_process_is_writing_is_waited_for(scans, tmp_path, monkeypatch):
-    """As on a cluster, where nodes share the folder; the lock is another's until the first look is over."""
+def test_a_copy_that_another_process_is_writing_is_waited_for(scans, tmp_path):
+    """As on a cluster, where nodes share the folder."""
     path = scans / "sub-0_dwi.nii.gz"
     folder = open_scan(path, tmp_path, "volume").folder
     away = folder.rename(tmp_path / "away")
-    with io.output_directory(folder) as written:
-
-        def end(seconds):
-            shutil.copytree(away, folder)
-
-        monkeypatch.setattr("DWISuperResLib.training.cache.time.sleep", end)
-        assert open_scan(path, tmp_path, "volume").count == 7
-        shutil.copytree(folder, written, dirs_exist_ok=True)
-        shutil.rmtree(folder)
+    with ThreadPoolExecutor(1) as pool:
+        with io.output_directory(folder) as written:
+            waiting = pool.submit(open_scan, path, tmp_path, "volume")
+            time.sleep(0.3)
+            assert not waiting.done()
+            shutil.copytree(away, written, dirs_exist_ok=True)
+        stamp = (folder / "signal.npy").stat().st_mtime_ns
+        assert waiting.result(timeout=60).count == 7
+    assert (folder / "signal.npy").stat().st_mtime_ns == stamp
 
 
 def test_parts_of_two_copies_are_no_copy(scans, tmp_path):
@@ -335,15 +335,9 @@ def test_ranges_are_checked(scans, tmp_path, override, says):
 
 REFUSED_WITHOUT_LIGHTNING = """
 import sys
-from DWISuperResLib.errors import InputError
-from DWISuperResLib.train import train_from_file
+from DWISuperResLib.train import main
 for override in sys.argv[2:]:
-    try:
-        train_from_file(sys.argv[1], [override])
-    except InputError as error:
-        print(error)
-    else:
-        raise SystemExit(f"{override} was not refused")
+    assert main(["--config", sys.argv[1], "--progress", "none", override]) == 2, override
     assert "lightning" not in sys.modules, override
 """
 
@@ -367,5 +361,5 @@ def test_refusals_come_before_lightning_and_before_any_file(scans, tmp_path):
         timeout=250,
     )
     assert done.returncode == 0, done.stderr
-    assert len(done.stdout.splitlines()) == len(overrides)
+    assert len(done.stderr.splitlines()) == len(overrides), done.stderr
     assert [entry.name for entry in tmp_path.iterdir()] == ["run.yaml"]

@@ -18,10 +18,9 @@ from DWISuperResLib.losses import build_loss
 from DWISuperResLib.networks import build
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.train import main
-from DWISuperResLib.training import load_configuration, validated
+from DWISuperResLib.training import load_configuration, train, validated
 from DWISuperResLib.training.configuration import Configuration, Schedule
 from DWISuperResLib.training.module import Training, learning_rates
-from DWISuperResLib.training.run import train
 from Testing.conftest import oracle
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "Resources" / "Configurations").glob("*.yaml"))
