@@ -140,7 +140,8 @@ def _run(command: Any, report: Reporter) -> int:
     try:
         command(report)
     except _Interrupted as interruption:
-        report.error(command.cancelled, "Cancelled")
+        # What is saved of a training, only the training can tell.
+        report.error(" ".join([command.cancelled, *getattr(interruption, "__notes__", ())]), "Cancelled")
         return interruption.exit_code
     except DWISuperResError as error:
         if command.debug:

@@ -99,7 +99,7 @@ class Train(Common):
     """Train a network as a configuration file says."""
 
     example: ClassVar[str] = "train --config Resources/Configurations/default.yaml schedule.epochs=5"
-    cancelled: ClassVar[str] = "Cancelled; resume=true goes on from the last state that was saved."
+    cancelled: ClassVar[str] = "Training was cancelled."
     config: str = option("YAML, see Resources/Configurations", metavar="FILE")
     overrides: tuple[str, ...] = argument("replace single values of the file: key=value", ())
 

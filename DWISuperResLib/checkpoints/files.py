@@ -22,7 +22,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import InputError, ProcessingError
+from ..errors import InputError
 from ..networks import build, fold
 from ..resources import RESOURCES
 from .card import Card, refuse_constant
@@ -215,28 +215,24 @@ def save_checkpoint(
     import torch
     from safetensors.torch import save
 
+    from ..io.outputs import check_targets, output_files
+
     path = Path(path)
     if path.suffix != ".safetensors":
         raise InputError(f"{path} does not end in .safetensors; give the checkpoint that suffix.")
-    if path.exists() and not overwrite:
-        raise InputError(f"{path} exists; choose another name or ask to overwrite.")
-    if not path.parent.is_dir():
-        raise InputError(f"The folder {path.parent} does not exist; make it first.")
+    check_targets([path], overwrite)
     stored = {}
     for name, tensor in weights.items():
         dtype = torch.float16 if half and tensor.is_floating_point() and tensor.ndim > 1 else tensor.dtype
         stored[name] = tensor.detach().to("cpu", dtype, copy=True).contiguous()
     view = _check_weights(stored, card)
     card = dataclasses.replace(card, view=view, sha256=_digest(stored))
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    content = save(stored, metadata={"format": "pt", "card": card.to_json()})
+    with output_files([path], overwrite) as (temporary,), temporary.open("wb") as file:
         # save_file would make a file that nobody else can read.
-        part.write_bytes(save(stored, metadata={"format": "pt", "card": card.to_json()}))
-        os.replace(part, path)
-    except Exception as error:
-        raise ProcessingError(f"{path} could not be written: {error}.") from error
-    finally:
-        part.unlink(missing_ok=True)
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
     return card
 
 

@@ -227,6 +227,8 @@ class _Run:
             x = torch.cat([assembler.show(slab, volumes) for slab in slabs])
             repeated = volumes.repeat(len(tiles))
             for part, mean, deviation in batch(x):
+                if not torch.isfinite(mean).all():
+                    raise self._overflow()
                 restored = assembler.restore(mean.clamp(*limits) if limits else mean, repeated[part])
                 if not self.options.consistent:
                     restored = restored.clamp_min(lowest)
@@ -250,6 +252,14 @@ class _Run:
                 members.append(turn.back(turned))
         deviation, mean = torch.std_mean(torch.stack(members), dim=0, correction=0)
         return mean, deviation
+
+    def _overflow(self) -> InputError:
+        precision = str(self.dtype or torch.float32).removeprefix("torch.")
+        advice = "get it again" if self.dtype is None else "choose --precision fp32, or get it again"
+        return InputError(
+            f"The checkpoint {self.card.name!r} cannot be used: its weights make values of this scan that are not "
+            f"finite in {precision}; {advice}."
+        )
 
     def _usual_batch(self) -> int:
         images = SLICES_AT_ONCE["cpu" if self.device.type == "cpu" else "other"]

@@ -394,8 +394,10 @@ def _mean_of(members: NDArray[np.bool_], gains: NDArray[np.float32]) -> NDArray[
 def _checked_guidance(names: Sequence[str]) -> tuple[str, ...]:
     """The names as a tuple; each at most once, since they come from files of strangers."""
     found = tuple(names)
+    seen: set[str] = set()
     for name in found:
         GUIDANCE.find(name)
-    if len(set(found)) < len(found):
-        raise InputError(f"The guidance names {max(found, key=found.count)} more than once; name each image once.")
+        if name in seen:
+            raise InputError(f"The guidance names {name} more than once; name each image once.")
+        seen.add(name)
     return found

@@ -237,13 +237,14 @@ def _measure(tree: dict[str, Any], weights: str) -> dict[str, Any]:
     from ..losses.vgg import PAPER_TAPS
     from ..networks import build
     from ..training import validated
+    from ..training.cache import divided
     from ..training.module import WHITE
     from ..training.patches import Batches, DWIData
 
     config = validated({**tree, "output": tree["data"]["cache"]})
     torch.manual_seed(config.seed)
     network: Any = build(config.network.architecture, **config.network.arguments)
-    loader = DWIData(config, network.view, None)
+    loader = DWIData(config, network.view, None, divided(config))
     loader.prepare_data()
     loader.setup("fit")
     batches = Batches(loader.scans, network.view, config, None)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
@@ -17,13 +17,17 @@ from numpy.typing import NDArray
 from .. import io
 from ..dwi import DWI
 from ..errors import DWISuperResError, InputError
+from ..io.cohort import divide
 from ..microstructure import brain_mask
 from ..networks.views import Normalisation
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
 from ..resampling.scale import Scale
+from .configuration import Configuration, Data
 
 FINEST_STEP = 20
 """Factors are taken as fractions with at most this denominator: patches begin where voxels of both grids do."""
+
+STORED_AS = (np.uint16, np.int16, np.float32)
 
 
 @dataclass(frozen=True)
@@ -88,24 +92,47 @@ class Scan:
         return slices, rows, columns
 
     @property
-    def in_plane_sizes(self) -> NDArray[np.float64]:
-        """(2,) voxel sizes in mm within the acquired slices."""
-        return np.linalg.norm(self.affine[:3, :3], axis=0)[list(in_plane_axes(self.axis))]
-
-    @property
-    def slice_spacing(self) -> float:
-        """Voxel size in mm along the slice axis."""
-        return float(np.linalg.norm(self.affine[:3, self.axis]))
-
-    @property
     def frame_sizes(self) -> NDArray[np.float64]:
         """(3,) voxel sizes in mm along slices, rows, columns."""
         return np.array(self.frame.along(np.linalg.norm(self.affine[:3, :3], axis=0)))
 
-    def factors(self, triple: Sequence[float]) -> tuple[Fraction, Fraction, Fraction]:
-        """Of slices, rows and columns, given those within the slices looked at and across them."""
+    def scale(self, triple: Sequence[float]) -> Scale:
+        """A card's factors (within slices, across them) as those of the voxel axes.
+
+        Slices are those acquired where the factor across them is above 1; else they are those looked at, since an image
+        of any plane shows a network what it is to refine within slices.
+        """
         first, second, across = (Fraction(f).limit_denominator(FINEST_STEP) for f in triple)
-        return self.frame.along(Scale.of_slices(first, second, across, self.stacked).factors)
+        return Scale.of_slices(first, second, across, self._across(triple))
+
+    def factors(self, triple: Sequence[float]) -> tuple[Fraction, Fraction, Fraction]:
+        """A card's factors as those of slices, rows and columns."""
+        return self.frame.along(self.scale(triple).factors)
+
+    def coarse_sizes(self, triple: Sequence[float]) -> tuple[list[float], float]:
+        """Voxel sizes in mm within slices and across them, before they are refined by a card's factors."""
+        sizes = np.linalg.norm(self.affine[:3, :3], axis=0) * np.array(self.scale(triple).factors, float)
+        across = self._across(triple)
+        return [float(size) for size in np.delete(sizes, across)], float(sizes[across])
+
+    def _across(self, triple: Sequence[float]) -> int:
+        return self.axis if triple[2] > 1 else self.stacked
+
+    def stacked_along(self, axis: int) -> Scan:
+        """The same scan, looked at in slices stacked along another voxel axis."""
+        return replace(self, stacked=axis)
+
+    def planes(self, triple: Sequence[float], data: Data) -> list[int]:
+        """Voxel axes along which slices are stacked that show a network of slices what it is to refine.
+
+        The first is the one that inference takes.
+        """
+        in_plane = in_plane_axes(self.axis)
+        if triple[2] > 1:
+            return [a for a in in_plane if self.scale(triple).factors[a] == 1]
+        others = in_plane if data.axes == "all" else ()
+        # An image lower than a patch, of a scan with few slices, would shrink the patches of its whole batch.
+        return [self.axis, *(a for a in others if min(self.stacked_along(a).extent[1:]) >= (data.patch or 0))]
 
     def dwi(self) -> DWI:
         """The whole scan, read into memory."""
@@ -125,8 +152,14 @@ class Scan:
         return {k: v for k, v in self.__dict__.items() if k not in ("signal", "mask")}
 
 
-def open_scan(path: Path, cache: Path, normalisation: str, stacked: int | None = None) -> Scan:
-    """Memory-map a scan, writing the copy first if it is not in `cache`.
+def divided(config: Configuration) -> tuple[list[Path], list[Path]]:
+    """Scans to train on, and scans held out; InputError as of `io.cohort.divide`."""
+    data = config.data
+    return divide(data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed)
+
+
+def open_scan(path: Path, cache: Path, normalisation: str) -> Scan:
+    """Memory-map a scan as acquired, writing the copy first if it is not in `cache`.
 
     Raises
     ------
@@ -135,22 +168,44 @@ def open_scan(path: Path, cache: Path, normalisation: str, stacked: int | None =
     """
     folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation)}"
     if not (folder / "scan.json").is_file():
-        _write_copy(path, folder, normalisation)
+        if folder.is_dir() and any(folder.iterdir()):
+            raise _damaged(folder, "it holds no scan.json")
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            with io.output_directory(folder, wait=True) as temporary:
+                _write_copy(path, temporary, normalisation)
+        except DWISuperResError:
+            # Another process has written the same copy meanwhile.
+            if not (folder / "scan.json").is_file():
+                raise
     try:
         facts = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
-        return Scan(
+        scan = Scan(
             path=path,
             folder=folder,
             axis=int(facts["axis"]),
-            stacked=int(facts["axis"]) if stacked is None else stacked,
-            bvals=np.array(facts["bvals"]),
-            bvecs=np.array(facts["bvecs"]),
-            affine=np.array(facts["affine"]),
-            normalisation=Normalisation(facts["offset"], np.array(facts["gains"], np.float32)),
-            level=facts["level"],
+            stacked=int(facts["axis"]),
+            bvals=np.array(facts["bvals"], np.float64),
+            bvecs=np.array(facts["bvecs"], np.float64),
+            affine=np.array(facts["affine"], np.float64),
+            normalisation=Normalisation(float(facts["offset"]), np.array(facts["gains"], np.float32)),
+            level=float(facts["level"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder, error) from error
+        _check(scan)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise error if isinstance(error, InputError) else _damaged(folder, error) from error
+    return scan
+
+
+def _check(scan: Scan) -> None:
+    """ValueError unless the parts of a copy belong together; batches are made where nobody would see it."""
+    signal, mask = (_mapped(scan.folder / name) for name in ("signal.npy", "mask.npy"))
+    count = len(scan.bvals)
+    tables = (scan.bvals.shape, scan.bvecs.shape, scan.normalisation.gains.shape, scan.affine.shape)
+    if mask.ndim != 3 or signal.shape != (*mask.shape, count) or tables != ((count,), (count, 3), (count,), (4, 4)):
+        raise ValueError("its signal, mask and tables do not belong together")
+    if mask.dtype != bool or signal.dtype not in STORED_AS or scan.axis not in (0, 1, 2):
+        raise ValueError(f"it holds {signal.dtype} and {mask.dtype}")
 
 
 def _key(path: Path, normalisation: str) -> str:
@@ -168,8 +223,8 @@ def _mapped(path: Path) -> NDArray:
         raise _damaged(path.parent, error) from error
 
 
-def _damaged(folder: Path, error: Exception) -> InputError:
-    return InputError(f"The cached copy {folder} is damaged ({error}); delete that folder, it is made again.")
+def _damaged(folder: Path, reason: Exception | str) -> InputError:
+    return InputError(f"The cached copy {folder} is damaged ({reason}); delete that folder, it is made again.")
 
 
 def _write_copy(path: Path, folder: Path, kind: str) -> None:
@@ -181,7 +236,6 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
         normalisation = Normalisation.measure(dwi.signal, kind)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
-    folder.parent.mkdir(parents=True, exist_ok=True)
     facts = {
         "axis": slice_axis(dwi),
         "bvals": dwi.bvals.tolist(),
@@ -191,19 +245,16 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
         "gains": normalisation.gains.tolist(),
         "level": float(dwi.mean_b0()[mask].mean(dtype=np.float64)),
     }
-    try:
-        with io.output_directory(folder, wait=True) as temporary:
-            # As a file holds it, X fastest: a slice of a volume is one piece, a block a few.
-            dtype, shape = _compact_type(dwi), dwi.signal.shape
-            signal = np.lib.format.open_memmap(temporary / "signal.npy", "w+", dtype, shape, fortran_order=True)
-            signal[:] = dwi.signal
-            signal.flush()
-            np.save(temporary / "mask.npy", np.asfortranarray(mask))
-            (temporary / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
-    except DWISuperResError:
-        # Another process has written the same copy meanwhile.
-        if not (folder / "scan.json").is_file():
-            raise
+    dtype = _compact_type(dwi)
+    # As a file holds it, X fastest: a slice of a volume is one piece, a block a few. Not through a memory map, since
+    # the system would end the program where the disk is full.
+    with (folder / "signal.npy").open("wb") as file:
+        described = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": True, "shape": dwi.signal.shape}
+        np.lib.format.write_array_header_1_0(file, described)
+        for volume in np.moveaxis(dwi.signal, 3, 0):
+            file.write(volume.astype(dtype).tobytes(order="F"))
+    np.save(folder / "mask.npy", np.asfortranarray(mask))
+    (folder / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
 
 
 def _compact_type(dwi: DWI) -> np.dtype:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -25,8 +28,8 @@ from ..resampling import MAX_FACTOR
 from ..resampling.degradation import DEGRADATIONS
 from .monitors import monitors
 
-Range = tuple[float, float]
 Term = dict[str, Any]
+_MAX_WORKERS = 256
 
 
 def _three_factors(value: Any) -> Any:
@@ -37,13 +40,19 @@ def _three_factors(value: Any) -> Any:
 
 
 _Factor = Annotated[float, Field(ge=1, le=MAX_FACTOR, allow_inf_nan=False)]
+Width = Annotated[float, Field(gt=0, le=10)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Gain = Annotated[float, Field(gt=0, le=100)]
+Exponent = Annotated[float, Field(gt=0, le=10)]
+Alpha = Annotated[float, Field(ge=0.5, le=2)]
+"""Below a half, the window would turn the sign of the highest frequencies."""
 Factors = Annotated[tuple[_Factor, _Factor, _Factor], BeforeValidator(_three_factors)]
 
 
 class Section(BaseModel):
     """A part of the configuration: unknown keys are errors, values cannot change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _ranges_ascend(self) -> Self:
@@ -52,6 +61,14 @@ class Section(BaseModel):
             if pair and value[0] > value[1]:
                 raise ValueError(f"{name} is {list(value)}; expected [low, high]")
         return self
+
+
+def _pattern(text: str | None) -> str | None:
+    try:
+        re.compile(text or "")
+    except re.error as error:
+        raise ValueError(f"{text!r} is no regular expression ({error})") from error
+    return text
 
 
 class Network(Section):
@@ -71,8 +88,10 @@ class Degradation(Section):
     models: dict[str, PositiveFloat] = Field(
         default={"kspace": 1.0}, min_length=1, description="degradations and how often each is drawn"
     )
-    fwhm: Range = Field(default=(0.8, 1.2), description="width of the gaussian model, in low-resolution voxels")
-    noise: Range = Field(
+    fwhm: tuple[Width, Width] = Field(
+        default=(0.8, 1.2), description="width of the gaussian model, in low-resolution voxels"
+    )
+    noise: tuple[Percent, Percent] = Field(
         default=(0.0, 0.0), description="Rician noise, standard deviation in percent of the scan's b0 level"
     )
 
@@ -89,12 +108,14 @@ class Augmentation(Section):
 
     flips: bool = True
     rotations: bool = Field(default=True, description="by multiples of 90 degrees")
-    intensity: Range = Field(default=(0.9, 1.1), description="factor on network input and target")
-    contrast: Range = Field(default=(0.8, 1.25), description="exponent of the signal, relative to its level")
-    resample: Range = Field(
+    intensity: tuple[Gain, Gain] = Field(default=(0.9, 1.1), description="factor on network input and target")
+    contrast: tuple[Exponent, Exponent] = Field(
+        default=(0.8, 1.25), description="exponent of the signal, relative to its level"
+    )
+    resample: tuple[_Factor, _Factor] = Field(
         default=(1.0, 1.0), description="coarsen slices by a factor from here first: other voxel sizes"
     )
-    window: Range = Field(
+    window: tuple[Alpha, Alpha] = Field(
         default=(1.0, 1.0),
         description="alpha of the generalised Hamming window on half of the slabs' k-space: other scanners' filters",
     )
@@ -107,10 +128,10 @@ class Data(Section):
         list[str], Field(min_length=1, description="DWI files, folders searched for them, or glob patterns")
     ]
     validation: float | list[str] = Field(
-        default=0.2, description="fraction of subjects held out, or files, folders, patterns"
+        default=0.2, description="fraction of subjects held out, below 1, or files, folders, patterns"
     )
     exclude: list[str] = Field(default=[], description="files, folders or patterns left out of `scans`")
-    subject: str | None = Field(
+    subject: Annotated[str | None, AfterValidator(_pattern)] = Field(
         default=None,
         description="regular expression; scans whose paths match to the same text are one subject",
     )
@@ -140,7 +161,14 @@ class Data(Section):
     brain: Annotated[float, Field(ge=0, le=1)] = Field(
         default=0.9, description="fraction of patches centred in the brain"
     )
-    workers: NonNegativeInt = 1
+    workers: Annotated[int, Field(ge=0, le=_MAX_WORKERS)] = 1
+
+    @field_validator("validation")
+    @classmethod
+    def _leaves_some(cls, held_out: float | list[str]) -> float | list[str]:
+        if isinstance(held_out, float) and not 0 <= held_out < 1:
+            raise ValueError(f"the share held out is {held_out:g}; expected 0 to below 1, or a list of scans")
+        return held_out
 
 
 class Schedule(Section):
@@ -180,10 +208,12 @@ class Schedule(Section):
 class Machine(Section):
     """Where training runs; passed on to Lightning."""
 
-    accelerator: str = "auto"
-    devices: int | str | list[int] = 1
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
+    devices: PositiveInt | Literal["auto"] | Annotated[list[NonNegativeInt], Field(min_length=1)] = Field(
+        default=1, description="how many, which (GPUs by number), or auto: all"
+    )
     nodes: PositiveInt = 1
-    strategy: str = "auto"
+    strategy: Literal["auto", "ddp"] = Field(default="auto", description="ddp: a process for each device")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = True
     progress: bool = Field(default=True, description="show a progress bar")
@@ -223,7 +253,7 @@ class Configuration(Section):
         "listed twice is drawn twice as often",
     )
     normalisation: Literal["volume", "paper"] = "volume"
-    seed: NonNegativeInt = 0
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     resume: bool = Field(
         default=False, description="continue from the last epoch in `output`, or start where there is none"
     )
@@ -281,20 +311,22 @@ def load_configuration(path: str | Path, overrides: Sequence[str] = ()) -> Confi
     """
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"The configuration {path} cannot be read: {_one_line(error)}.") from error
     if not isinstance(tree, dict):
         raise InputError(f"The configuration {path} holds no keys; see Resources/Configurations for examples.")
     for override in overrides:
         _apply(tree, override)
-    return validated(tree)
+    return validated(tree, str(path))
 
 
-def validated(tree: dict[str, Any]) -> Configuration:
-    """Configuration from plain data; InputError names the first key that is wrong.
+def validated(tree: dict[str, Any], source: str = "") -> Configuration:
+    """Configuration from plain data; InputError names the first key that is wrong, and the file it is from.
 
     Examples
     --------
+    >>> validated({"data": {"scans": ["scan.nii.gz"]}, "scales": [2, "1x1x3"]}).served
+    ((1.0, 1.0, 3.0), (2.0, 2.0, 1.0))
     >>> validated({"data": {"scans": ["scan.nii.gz"]}, "schedule": {"epochs": 0}})
     Traceback (most recent call last):
     DWISuperResLib.errors.InputError: Configuration: schedule.epochs: Input should be greater than 0 (found 0).
@@ -304,10 +336,11 @@ def validated(tree: dict[str, Any]) -> Configuration:
     except PydanticError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
-        found = "" if first["type"] in ("missing", "value_error") else f" (found {first['input']!r})"
+        found = "" if first["type"] in ("missing", "value_error") else f" (found {reprlib.repr(first['input'])})"
         message = first["msg"].removeprefix("Value error, ")
         more = f" and {error.error_count() - 1} more" if error.error_count() > 1 else ""
-        raise InputError(f"Configuration: {key + ': ' if key else ''}{message}{found}{more}.") from error
+        where = ": ".join(part for part in (f"Configuration {source}".strip(), key, f"{message}{found}{more}") if part)
+        raise InputError(f"{where}.") from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -316,7 +349,7 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         raise InputError(f"The override {override!r} is not of the form key=value, for instance schedule.epochs=5.")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"The value of the override {override!r} is not YAML: {_one_line(error)}.") from error
     *parents, last = key.split(".")
     node: Any = tree

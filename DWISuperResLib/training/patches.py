@@ -16,10 +16,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
-from ..io.cohort import divide
 from ..microstructure.tensor import determines_tensor
 from ..networks.views import Assembler, Tile, View
-from ..resampling.grid import in_plane_axes
 from ..resampling.operators import operator
 from .cache import Scan, open_scan
 from .configuration import Configuration
@@ -87,20 +85,24 @@ class Batches(Dataset):
     """
 
     def __init__(self, scans: Sequence[Scan], view: View, config: Configuration, together: int | None) -> None:
-        self.scans = scans
-        self.config = config
+        self.scans, self.config = scans, config
         self.together = together
         self.view = view
         self.assemblers = {id(s): Assembler(view, s.bvals, s.bvecs, s.normalisation) for s in scans}
         sizes = np.array([1.0 if config.data.weighting == "scan" else s.extent[0] * s.count for s in scans])
         self.chances = sizes / sizes.sum()
+        self.groups = {triple: self._alike(triple) for triple in config.served}
 
     def __getitem__(self, index: int) -> Batch:
         data, augmentation = self.config.data, self.config.augmentation
         rng = np.random.default_rng((self.config.seed, index))
         triple = self.config.scales[int(rng.integers(len(self.config.scales)))]
         transposed = bool(augmentation.rotations and rng.random() < 0.5)
-        chosen = rng.choice(len(self.scans), size=data.slabs, p=self.chances)
+        groups = self.groups[triple]
+        shares = np.array([self.chances[group].sum() for group in groups])
+        group = groups[rng.choice(len(groups), p=shares / shares.sum()) if len(groups) > 1 else 0]
+        chances = self.chances[group]
+        chosen = rng.choice(group, size=data.slabs, p=chances / chances.sum())
         if data.patch is None:
             chosen[:] = chosen[0]
         coarser = float(rng.uniform(*augmentation.resample))
@@ -112,6 +114,18 @@ class Batches(Dataset):
             **{k: torch.cat([p[k] for p in parts]) for k in ("input", "target", "gains", "offsets")},
         }
 
+    def _alike(self, triple: Triple) -> list[NDArray[np.intp]]:
+        """Numbers of the scans that show what a triple refines, together those whose images it refines alike.
+
+        Only these make patches of one shape: which of rows and columns is the slice axis depends on how a scan was
+        acquired, which is the first of its axes on how it is stored.
+        """
+        found: dict[tuple[Fraction, ...], list[int]] = {}
+        for number, scan in enumerate(self.scans):
+            if self.view.dimensions == 3 or scan.stacked in scan.planes(triple, self.config.data):
+                found.setdefault(scan.factors(triple)[3 - self.view.dimensions :], []).append(number)
+        return [np.array(numbers) for numbers in found.values()]
+
     def _place(self, scan: Scan, triple: Triple, coarser: float) -> Place:
         first = 3 - self.view.dimensions
         factors, extent = scan.factors(triple)[first:], scan.extent[first:]
@@ -120,10 +134,17 @@ class Batches(Dataset):
     def _patch(self, places: Sequence[Place]) -> tuple[int, ...]:
         """Extent of the batch's patches on the fine grid: as configured, or what the smallest scan has."""
         edge = self.config.data.patch or max(max(place.shape) for place in places)
-        return tuple(
+        extent = tuple(
             min(edge, *(place.shape[a] for place in places)) // f.numerator * f.numerator
             for a, f in enumerate(places[0].factors)
         )
+        if min(extent) == 0:
+            smallest = min(places, key=lambda place: min(place.shape))
+            raise InputError(
+                f"{smallest.scan.path} has too few voxels along an axis to be refined by "
+                f"{' x '.join(f'{float(f):g}' for f in smallest.factors)}; exclude it, or leave out that scale."
+            )
+        return extent
 
     def _draw(self, place: Place, patch: tuple[int, ...], transposed: bool, rng: np.random.Generator) -> Batch:
         """Patches of one slab: a slice with its neighbours, or the volume."""
@@ -296,47 +317,63 @@ class EpochSampler(Sampler[int]):
 class DWIData(lightning.LightningDataModule):
     """Training batches, and the scans held out."""
 
-    def __init__(self, config: Configuration, view: View, together: int | None) -> None:
+    def __init__(
+        self, config: Configuration, view: View, together: int | None, scans: tuple[list[Path], list[Path]]
+    ) -> None:
         super().__init__()
         self.config, self.view, self.together = config, view, together
-        data = config.data
-        self.files, self.held_out = divide(
-            data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed
-        )
+        self.files, self.held_out = scans
+        self._first_epoch = 0
         self.cache = config.data.cache or config.output / "cache"
 
-    def _open(self, path: Path, every_axis: bool) -> list[Scan]:
-        first = open_scan(path, self.cache, self.config.normalisation)
-        if not every_axis or self.view.dimensions == 3:
-            return [first]
-        others = [open_scan(path, self.cache, self.config.normalisation, a) for a in in_plane_axes(first.axis)]
-        # A view lower than a patch, of a scan with few slices, would shrink the patches of its whole batch.
-        return [first, *(view for view in others if min(view.extent[1:]) >= (self.config.data.patch or 0))]
+    def _open(self, path: Path) -> Scan:
+        return open_scan(path, self.cache, self.config.normalisation)
+
+    def _looked_at(self, scan: Scan) -> list[Scan]:
+        """A scan in every plane that the network is shown."""
+        if self.view.dimensions == 3:
+            return [scan]
+        axes = {axis for triple in self.config.served for axis in scan.planes(triple, self.config.data)}
+        return [scan.stacked_along(axis) for axis in sorted(axes, key=lambda axis: (axis != scan.axis, axis))]
 
     def prepare_data(self) -> None:
         """Write the memory-mapped copies; one process a machine does it."""
         for path in (*self.files, *self.held_out):
-            self._open(path, False)
+            self._open(path)
 
     def setup(self, stage: str) -> None:
         """Open them."""
-        self.scans = [s for path in self.files for s in self._open(path, self.config.data.axes == "all")]
+        self.scans = [scan for path in self.files for scan in self._looked_at(self._open(path))]
         for scan in self.scans if self.together else ():
             if (self.together or 0) < 7 or not determines_tensor(scan.bvals, scan.bvecs):
                 raise InputError(
                     f"{scan.path} has {scan.count} volumes, drawn {self.together} at a time; losses across volumes "
                     "need a b0 and six directions at least, so exclude it or raise data.volumes."
                 )
-        self.validation_scans = [s for path in self.held_out for s in self._open(path, False)]
+        self.validation_scans = [self._open(path) for path in self.held_out]
+
+    def state_dict(self) -> dict[str, int]:
+        """At the end of an epoch, when runs are saved, the number of the next.
+
+        Lightning would tell it the sampler of a resumed run only when batches of the first are on their way.
+        """
+        assert self.trainer is not None
+        return {"epoch": self.trainer.current_epoch + 1}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Of a run that is resumed."""
+        self._first_epoch = state_dict["epoch"]
 
     def train_dataloader(self) -> DataLoader:
         """Batches of the epochs."""
         workers = self.config.data.workers
         length = self.config.schedule.steps_per_epoch * self.config.schedule.accumulate
+        sampler = EpochSampler(length, *self._process())
+        sampler.set_epoch(self._first_epoch)
         return DataLoader(
             Batches(self.scans, self.view, self.config, self.together),
             batch_size=None,
-            sampler=EpochSampler(length, *self._process()),
+            sampler=sampler,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -357,4 +394,6 @@ class DWIData(lightning.LightningDataModule):
         """Slices of held-out scan `index // len(served)` at one scale, the same at every call."""
         scan = self.validation_scans[index // len(self.config.served)]
         triple = self.config.served[index % len(self.config.served)]
+        if self.view.dimensions == 2:
+            scan = scan.stacked_along(scan.planes(triple, self.config.data)[0])
         return prepare(scan, triple, self.config, self.view, seed=self.config.seed + index)

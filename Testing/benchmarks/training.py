@@ -26,6 +26,7 @@ from DWISuperResLib.losses import build_loss
 from DWISuperResLib.networks import build
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.training import validated
+from DWISuperResLib.training.cache import divided
 from DWISuperResLib.training.patches import Batches, DWIData
 from Testing.benchmarks.ceilings import finish
 from Testing.benchmarks.harness import Result, compare, parser, report
@@ -60,10 +61,10 @@ def measure(title: str, case: dict, scan: Path, folder: Path, repeats: int) -> l
     data = {key: case[key] for key in ("patch", "slabs", "patches")}
     config = validated({"data": {"scans": [str(scan)], "validation": [], "cache": str(folder), **data}})
     network = build(case["architecture"])
-    source = DWIData(config, network.slice_input, None)
+    source = DWIData(config, network.view, None, divided(config))
     source.prepare_data()
     source.setup("fit")
-    batches = Batches(source.scans, network.slice_input, config, None)
+    batches = Batches(source.scans, network.view, config, None)
     device = resolve_device()
     precision = resolve_precision("auto", device)
     batch = batches[0]

@@ -51,7 +51,7 @@ def batches(scan, neighbours=1, guidance=(), together=None, augmentation=None, v
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_cached_slabs_are_the_scan(dwi, path, axis, tmp_path):
-    scan = open_scan(path, tmp_path, "volume", axis)
+    scan = open_scan(path, tmp_path, "volume").stacked_along(axis)
     expected = Frame.of(dwi.affine, axis).view(io.read_dwi(path).signal)
     slab = scan.slab(0, 1, slice(None))
     np.testing.assert_array_equal(slab, expected[:, [0, 0, 1]])

@@ -1,0 +1,85 @@
+"""The card of a trained network: everything the training knows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+
+from .. import __version__
+from ..checkpoints import Card
+from ..evaluation.selfchecks import domain_range, domain_statistics
+from ..resampling.degradation import degrade
+from ..resampling.scale import Scale
+from .cache import Scan
+from .configuration import Configuration
+from .module import Training
+from .patches import DWIData
+
+SCANS_DESCRIBED = 20
+"""On the card, at most."""
+
+
+def make_card(config: Configuration, data: DWIData, module: Training, reached: dict[str, Any]) -> Card:
+    """The card of a network as it was when `reached` was noted: everything the training knows."""
+    scans = data.scans
+    sizes = [
+        scan.coarse_sizes(triple)
+        for scan in scans
+        for triple in config.served
+        if data.view.dimensions == 3 or scan.stacked in scan.planes(triple, config.data)
+    ]
+    planes, across = [size for pair, _ in sizes for size in pair], [size for _, size in sizes]
+    coarsest = config.augmentation.resample[1]
+    weighted = [b for scan in scans for b in scan.bvals]
+    holes = {"holes": "16 x 16 px, Poisson-disc distributed, over half of every slice"}
+    drawn: dict[str, Any] = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
+    degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
+    statistics = describe_scans(config, scans, degradation.get("model"))
+    return Card(
+        name=config.name,
+        architecture=config.network.architecture,
+        arguments=config.network.arguments,
+        factors=config.served,
+        task=config.task,
+        normalisation=config.normalisation,
+        degradation=degradation | drawn,
+        voxel_sizes={
+            "in_plane": [round(min(planes), 3), round(max(planes) * coarsest, 3)],
+            "slice": [round(min(across), 3), round(max(across), 3)],
+        },
+        bvals=(min(weighted), max(weighted)),
+        snr=tuple(statistics.pop("snr", ())),
+        statistics=statistics,
+        loss={"terms": module.loss.description},
+        scores={"monitored": config.validation.monitor, **reached["scores"]},
+        training={
+            "scans": sorted(path.name for path in data.files),
+            "held_out": sorted(path.name for path in data.held_out),
+            "steps": reached["step"],
+            "minutes": round(reached["seconds"] / 60, 2),
+            "seed": config.seed,
+            "start_from": config.network.start_from or "",
+            "augmentation": config.augmentation.model_dump(mode="json"),
+            "schedule": config.schedule.model_dump(mode="json"),
+            "versions": {"dwi-superres": __version__, "torch": torch.__version__, "lightning": lightning.__version__},
+        },
+        licence=config.licence,
+        provenance=config.provenance,
+    )
+
+
+def describe_scans(config: Configuration, scans: list[Scan], model: str | None) -> dict[str, list[float]]:
+    """Ranges of the training scans' statistics at the resolution the network is given, of some scans."""
+    distinct = list({scan.path: scan for scan in reversed(scans)}.values())
+    found = []
+    for scan in distinct[:: -(-len(distinct) // SCANS_DESCRIBED)]:
+        dwi = scan.dwi()
+        if dwi.is_b0.all():
+            continue
+        for triple in config.served:
+            scale = Scale.of_slices(*triple, axis=scan.axis)
+            low = dwi if model is None else degrade(dwi, scale, model=model, axis=scan.axis)
+            found.append(domain_statistics(low, axis=scan.axis))
+    return domain_range(found)
