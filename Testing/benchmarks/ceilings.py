@@ -69,7 +69,7 @@ def bandwidth_ceiling(device: torch.device, megabytes: int) -> float:
 def operations(network: nn.Module, x: torch.Tensor, scale: int) -> float:
     """Operations (2 a multiply-add) that an input takes."""
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(x, scale)
+        network(x, [scale * n for n in x.shape[2:]])
     return float(counter.get_total_flops())
 
 
@@ -84,7 +84,7 @@ def traffic(network: nn.Module, x: torch.Tensor, scale: int, dtype: torch.dtype 
 
     hooks = [m.register_forward_hook(add) for m in network.modules() if not list(m.children())]
     with torch.inference_mode(), autocast(x.device, dtype):
-        network(x, scale)
+        network(x, [scale * n for n in x.shape[2:]])
     for hook in hooks:
         hook.remove()
     return float(total)

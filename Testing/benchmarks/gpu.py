@@ -82,14 +82,14 @@ def throughput(device: torch.device, tiny: bool) -> None:
     for title, (architecture, options) in ARCHITECTURES.items():
         for compiled in (False, True):
             network = fold(build(architecture, **options)).to(device, memory_format=torch.channels_last)
-            shape = (network.slice_input.channels, *size[::-1])
+            shape = (network.view.channels, *size[::-1])
             one = torch.rand(1, *shape, device=device)
             work = operations(network, one, SCALE)
             # On the processor the tracing alone: generating code takes minutes and shows nothing about a card.
             backend = "inductor" if device.type == "cuda" else "eager"
             if compiled:
                 # Made with NumPy, which the compiler cannot follow.
-                torch.compiler.assume_constant_result(sr_unet._operators.__wrapped__)
+                torch.compiler.assume_constant_result(sr_unet._operator.__wrapped__)
             called = torch.compile(network, backend=backend) if compiled else network
             for name, dtype in PRECISIONS.items():
                 needed = traffic(network, one, SCALE, dtype)
@@ -99,7 +99,7 @@ def throughput(device: torch.device, tiny: bool) -> None:
 
                     def forward(called=called, x=x, dtype=dtype) -> None:
                         with torch.inference_mode(), autocast(device, dtype):
-                            called(x, SCALE)
+                            called(x, [SCALE * n for n in x.shape[2:]])
 
                     try:
                         rate = batch / seconds(forward, device, 3)

@@ -182,13 +182,13 @@ def against_ceiling(title: str, size: tuple[int, int], repeats: int) -> Result:
     dtype = resolve_precision("auto", device)
     architecture, arguments = ARCHITECTURES[title]
     network = fold(build(architecture, **arguments)).to(device, memory_format=torch.channels_last)
-    x = torch.rand(4, network.slice_input.channels, *size, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(4, network.view.channels, *size, device=device).contiguous(memory_format=torch.channels_last)
     work = operations(network, x, SCALE)
     measure = convolution_ceiling(device, dtype or torch.float32)
 
     def forward() -> None:
         with autocast(device, dtype):
-            network(x, SCALE)
+            network(x, [SCALE * n for n in x.shape[2:]])
 
     ours, ceiling = [], []
     # As in the engine, weights are cast once.

@@ -90,7 +90,7 @@ def step(network: nn.Module, batch: dict, device: torch.device, precision: torch
 
     def take() -> None:
         with torch.autocast(device.type, precision) if precision else nullcontext():
-            total, _ = loss(network(shown, batch["scale"]).float(), target)
+            total, _ = loss(network(shown, target.shape[2:]).float(), target)
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -107,7 +107,7 @@ def plain_step(network: nn.Module, batch: dict, device: torch.device) -> Callabl
     shown, target = batch["input"].to(device), batch["target"].to(device)
 
     def take() -> None:
-        prediction = network(shown, batch["scale"])
+        prediction = network(shown, batch["target"].shape[2:])
         total = reference_loss(vgg, prediction, target)
         optimizer.zero_grad()
         total.backward()
