@@ -29,6 +29,7 @@ from DWISuperResLib.resampling.upsamplers import UPSAMPLERS, interpolate
 from DWISuperResLib.studies import STUDIES
 from DWISuperResLib.training import train, validated
 from DWISuperResLib.training.monitors import monitors
+from Testing.conftest import oracle
 
 GUIDE = Path(__file__).parents[1] / ".github/CONTRIBUTING.md"
 REGISTRIES = (
@@ -186,3 +187,15 @@ def test_a_checkpoint_keeps_the_network(tmp_path):
     network = networks.build("toy_network", width=4)
     save_checkpoint(tmp_path / "toy.safetensors", network.state_dict(), Card("toy", "toy_network", {"width": 4}, (2,)))
     assert load_checkpoint(tmp_path / "toy.safetensors").card.view == network.view.describe()
+
+
+def test_the_panel_offers_it():
+    oracle("slicer")
+    from Testing.slicer_host import start
+
+    start()
+    from DWISuperResLib.gui import choices
+
+    assert ("TOY", "toy_map") in choices.maps()
+    assert choices.map_help("toy_map") == "mean attenuation"
+    assert ("the nearest voxel alone", "toy_degradation") in choices.degradations()

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-pytest.importorskip("slicer", reason="needs slicer-core (pip install dwi-superres[slicer])")
-pytest.importorskip("PySide6", reason="needs PySide6-Essentials (pip install dwi-superres[slicer])")
+from Testing.conftest import oracle
+
+oracle("slicer")
 
 import slicer
 import slicer.util
