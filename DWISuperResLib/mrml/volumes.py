@@ -163,14 +163,14 @@ def size_in_bytes(node) -> int:
 def scale_between(low, high) -> Scale | None:
     """How much finer one node's grid is than another's over the same field of view, or None where it is not.
 
-    Any factors, whole or not, up to the library's limit, along any axes: the exact ones of the two matrices.
+    Any factors, whole or not, along any axes: the exact ones of the two matrices.
     """
     coarse, fine = low.GetImageData().GetDimensions(), high.GetImageData().GetDimensions()
     if coarse == fine:
         return None
     try:
         scale = Scale.between(coarse, fine)
-    except InputError:  # coarser along an axis, or finer than the library goes
+    except InputError:  # coarser along an axis
         return None
     expected = ras_corners(regridded_affine(ijk_to_ras(low), coarse, fine), fine)
     apart = np.abs(expected - ras_corners(ijk_to_ras(high), fine)).max()

@@ -212,15 +212,6 @@ def test_scale_between_grids(scene, coarse, fine):
     assert mrml.scale_between(low, node(fine, shifted, "moved")) is None
 
 
-def test_no_scale_beyond_the_limit(scene):
-    dwi = dwi_on(np.eye(4))
-    shape = (36, 30, 4)
-    fine = DWI(
-        np.ones((*shape, 9), np.float32), grid.regridded_affine(dwi.affine, (6, 5, 4), shape), dwi.bvals, dwi.bvecs
-    )
-    assert mrml.scale_between(mrml.add_dwi_node(dwi, "low"), mrml.add_dwi_node(fine, "high")) is None
-
-
 def test_label_map_and_segmentation_masks(scene, small_dwi):
     scan = mrml.add_dwi_node(small_dwi, "scan")
     inside = np.zeros(small_dwi.spatial_shape, bool)
