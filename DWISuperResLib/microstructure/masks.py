@@ -7,8 +7,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..resampling.grid import crop, pad_to_multiple
-
 if TYPE_CHECKING:
     from ..dwi import DWI
 
@@ -43,7 +41,8 @@ def brain_mask(dwi: DWI) -> NDArray[np.bool_]:
     mean = dwi.mean_b0()
     blocks = np.maximum(1, COARSE_MM // dwi.voxel_sizes).astype(int)
     for axis, block in enumerate(blocks):
-        mean = pad_to_multiple(mean, [block if a == axis else 1 for a in range(3)])
+        missing = [(0, -mean.shape[a] % block if a == axis else 0) for a in range(3)]
+        mean = np.pad(mean, missing, mode="edge")
         mean = np.add.reduceat(mean, np.arange(0, mean.shape[axis], block), axis=axis)
 
     smooth = median_filtered(mean)
@@ -57,7 +56,8 @@ def brain_mask(dwi: DWI) -> NDArray[np.bool_]:
     mask = _largest_component(mask)
     for axis, block in enumerate(blocks):
         mask = mask.repeat(block, axis=axis)
-    return crop(mask, dwi.spatial_shape)
+    i, j, k = dwi.spatial_shape
+    return mask[:i, :j, :k]
 
 
 def otsu_threshold(image: NDArray) -> float:

@@ -1,4 +1,4 @@
-"""Grid arithmetic, all of it: slice axes, finer and coarser grids over the same field of view, padding, cropping.
+"""Grid arithmetic, all of it: slice axes, and finer and coarser grids over the same field of view.
 
 Voxels are cells: index i is the centre of cell i, so a field of view reaches half a voxel beyond the first and last
 centres, and a change of voxel size moves the centre of the first cell.
@@ -48,7 +48,7 @@ def slice_axis(dwi: DWI, axis: int | str | None = None) -> int:
     if axis is not None:
         if axis in AXIS_NAMES:
             return AXIS_NAMES.index(axis)
-        if axis in (0, 1, 2) and not isinstance(axis, bool):
+        if str(axis) in ("0", "1", "2"):
             return int(axis)
         raise InputError(f"The slice axis is {axis!r}; expected i, j or k.")
     thickest = _thickest_axis(dwi)
@@ -138,25 +138,6 @@ class Frame:
         return slices, rows, columns
 
 
-def in_plane_factors(scale: float, axis: int) -> tuple[float, float, float]:
-    """Per-axis factors that change the two in-plane axes by `scale` and leave the slice axis."""
-    i, j, k = (1.0 if a == axis else float(scale) for a in range(3))
-    return i, j, k
-
-
-def refined_affine(affine: NDArray[np.float64], factors: Sequence[float]) -> NDArray[np.float64]:
-    """Affine of the grid with `factors` times as many voxels over the same field of view.
-
-    Voxel sizes are divided by `factors` (below 1: a coarser grid); the origin moves by half the difference of the
-    voxel sizes, so the outer faces of the field of view stay where they are.
-    """
-    step = 1.0 / np.asarray(factors, dtype=np.float64)
-    refined = np.array(affine, dtype=np.float64)
-    refined[:3, :3] = affine[:3, :3] * step
-    refined[:3, 3] = affine[:3, 3] + affine[:3, :3] @ ((step - 1) / 2)
-    return refined
-
-
 def regridded_affine(
     affine: NDArray[np.float64], shape: Sequence[int], new_shape: Sequence[int]
 ) -> NDArray[np.float64]:
@@ -199,34 +180,6 @@ def ras_bounds(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.
     """
     corners = ras_corners(affine, shape)
     return np.stack((corners.min(0), corners.max(0)))
-
-
-def pad_to_multiple(array: NDArray, factors: Sequence[int]) -> NDArray:
-    """Repeat the last voxels of the leading axes until each length is a multiple of its factor.
-
-    Padding stands at the far end, so the affine stays; `crop` takes it off again. Returns `array` itself where
-    nothing is missing.
-
-    Examples
-    --------
-    >>> pad_to_multiple(np.arange(5), [4]).tolist()
-    [0, 1, 2, 3, 4, 4, 4, 4]
-    """
-    width = [(0, -n % f) for n, f in zip(array.shape, factors, strict=False)]
-    if not any(after for _, after in width):
-        return array
-    return np.pad(array, width + [(0, 0)] * (array.ndim - len(width)), mode="edge")
-
-
-def crop(array: NDArray, shape: Sequence[int]) -> NDArray:
-    """View of the leading axes cut at the far end to `shape`.
-
-    Examples
-    --------
-    >>> crop(np.zeros((5, 6, 7)), (4, 4)).shape
-    (4, 4, 7)
-    """
-    return array[tuple(slice(0, n) for n in shape)]
 
 
 def check_same_grid(first: DWI, second: DWI, names: tuple[str, str] = ("reference", "test")) -> None:
