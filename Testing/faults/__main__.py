@@ -80,7 +80,8 @@ class Case:
         return any(path.parent.glob(f".{path.name}.*.old")) if path.parent.is_dir() else False
 
     def _wrongly_terminated(self, ended: Ended) -> list[str]:
-        if ended.code == 0 or (ended.code == -signal.SIGTERM and not ended.said):  # at its end, or before it began
+        # At its end, or before it began, or while it left with all done.
+        if ended.code == 0 or (ended.code == -signal.SIGTERM and (not ended.said or "Wrote" in ended.result)):
             return []
         found = [] if ended.code == 143 else [f"exit code {ended.code}: {ended.sentence}"]
         found += ["traceback"] if ended.traceback else []
@@ -94,7 +95,7 @@ class Case:
     def _next_run(self, when: str) -> list[str]:
         ended = self.start().wait()
         found = self.wrong(self.outputs) + [f"left over: {name}" for name in left_over(self.outputs)]
-        found += [f"exit code {ended.code}: {ended.sentence}"] if ended.code else []
+        found += [f"exit code {ended.code}: {ended.sentence}"] if ended.code != 0 else []
         found += [f"missing: {name}" for name in sorted(self.whole - set(fingerprints(self.outputs)))]
         return [f"{when}: {what}" for what in found if not (self.command.lasting and what.startswith("missing"))]
 

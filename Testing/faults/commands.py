@@ -20,7 +20,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 TEMPORARY = re.compile(r"\.(tmp|old|lock|part)$")
-LONGEST = 180
+LONGEST = 900
 """Seconds after which a command hangs."""
 
 
@@ -145,10 +145,11 @@ def _is_whole(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Ended:
-    """How a command ended: exit code (None: it hung), what it said on stderr, seconds."""
+    """How a command ended: exit code (None: it hung), what it said on stderr, its result on stdout, seconds."""
 
     code: int | None
     said: str
+    result: str
     seconds: float
 
     @property
@@ -170,9 +171,10 @@ class Running:
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "COLUMNS": "500"}
         self._log = log
         self._began = time.monotonic()
-        with log.open("wb") as file:
+        self._results = log.with_name(f"{log.name}.result")
+        with log.open("wb") as file, self._results.open("wb") as results:
             self.process = subprocess.Popen(
-                line, stdout=subprocess.DEVNULL, stderr=file, cwd=log.parent, env=environment, preexec_fn=prepare
+                line, stdout=results, stderr=file, cwd=log.parent, env=environment, preexec_fn=prepare
             )
 
     def wait(self) -> Ended:
@@ -183,5 +185,5 @@ class Running:
             self.process.kill()
             self.process.wait()
             code = None
-        said = self._log.read_text(encoding="utf-8", errors="replace")
-        return Ended(code, said, time.monotonic() - self._began)
+        said, result = (path.read_text(encoding="utf-8", errors="replace") for path in (self._log, self._results))
+        return Ended(code, said, result, time.monotonic() - self._began)
