@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -32,6 +33,12 @@ def signal_hash(dwi: DWI) -> str:
     for array in (dwi.affine, dwi.bvals, dwi.bvecs.round(5) + 0.0):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
