@@ -90,5 +90,7 @@ def map_changes(
 
 
 def _finer(values: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    operators = {a: operator(n, m, "linear") for a, (n, m) in enumerate(zip(values.shape, shape, strict=True)) if n != m}
+    operators = {
+        a: operator(n, m, "linear") for a, (n, m) in enumerate(zip(values.shape, shape, strict=True)) if n != m
+    }
     return map_volumes(values[..., None], operators)[..., 0] if operators else values

@@ -160,9 +160,7 @@ def _scan(root: Path, file: BIDSFile, tables: Mapping[Path, Sequence[BIDSFile]])
         return replace(scan, problem=str(error))
 
 
-def _inherited(
-    root: Path, image: BIDSFile, extension: str, tables: Mapping[Path, Sequence[BIDSFile]]
-) -> str | None:
+def _inherited(root: Path, image: BIDSFile, extension: str, tables: Mapping[Path, Sequence[BIDSFile]]) -> str | None:
     """The table that applies: of the nearest folder upwards, with no entity that the image has not."""
     own = _entities(image)
     for folder in Path(image.path).parents:

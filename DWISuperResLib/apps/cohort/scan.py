@@ -239,7 +239,8 @@ def _write(high: DWI, found: _Findings, files: Mapping[str, tuple[Path, Path]]) 
     path = files["dwi"][1]
     form = format_of(path)
     form.write_scan(high, [files[name][0] for name in ("bval", "bvec", "dwi")], path, True)
-    for name, values in {**found.maps, "mask": found.mask.astype(np.uint8)}.items():
+    images: dict[str, NDArray] = {**found.maps, "mask": found.mask.astype(np.uint8)}
+    for name, values in images.items():
         dtype = np.dtype("u1" if name == "mask" else "<f4")
         form.write_image(values, high.affine, [files[name][0]], files[name][1], dtype)
 

@@ -25,6 +25,7 @@ CONNECT_SECONDS = 20
 RETURN_SECONDS = 600
 """A scheduler that went away is waited for so long."""
 _FEWEST_AHEAD = 16
+_SILENT = logging.CRITICAL
 
 
 @contextmanager
@@ -49,13 +50,18 @@ def local_workers(count: int | None, device: str) -> Iterator[str]:
     for number in range(count):
         environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         # No limit of Dask's on memory: it would kill a scan that fits once its neighbours are done.
-        options: dict[str, Any] = {"nthreads": 1, "memory_limit": 0, "env": environment, "dashboard": False}
+        options: dict[str, Any] = {
+            "nthreads": 1,
+            "memory_limit": 0,
+            "env": environment,
+            "silence_logs": logging.CRITICAL,
+        }
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
             options["resources"] = {GPU: 1}
         specification[number] = {"cls": Nanny, "options": options}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-    with SpecCluster(specification, scheduler=scheduler, silence_logs=logging.CRITICAL) as cluster:
+    with SpecCluster(specification, scheduler=scheduler, silence_logs=_SILENT) as cluster:
         yield cluster.scheduler_address
 
 
@@ -99,7 +105,7 @@ def process_all(
         If the scheduler went away and did not come back.
     """
     require("dask", "distributed")
-    logging.getLogger("distributed").setLevel(logging.CRITICAL)
+    logging.getLogger("distributed").setLevel(_SILENT)
     dispatch = _Dispatch(scans, job, address, tell)
     try:
         while dispatch.goes_on():
