@@ -60,7 +60,10 @@ def local_workers(count: int | None, device: str) -> Iterator[str]:
             environment["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
             options["resources"] = {GPU: 1}
         specification[number] = {"cls": Nanny, "options": options}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
+    scheduler = {
+        "cls": Scheduler,
+        "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"},
+    }
     with SpecCluster(specification, scheduler=scheduler, silence_logs=_SILENT) as cluster:
         yield cluster.scheduler_address
 
