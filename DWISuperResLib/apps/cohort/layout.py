@@ -76,7 +76,7 @@ def require(*packages: str) -> None:
     """Raise MissingDependencyError, with what to install, unless the packages of cohort runs are there."""
     if missing := [name for name in packages if find_spec(name) is None]:
         raise MissingDependencyError(
-            f"Cohort runs need {' and '.join(missing)}: install with pip install 'dwi-superres[cohort]'."
+            f"This needs {' and '.join(missing)}, not installed here; pip install 'dwi-superres[cohort]'."
         )
 
 

@@ -204,7 +204,7 @@ class _Findings:
 
 def _compute(low: DWI, job: Job, checkpoint: Checkpoint, maps: Sequence[str]) -> tuple[DWI, _Findings]:
     from ...evaluation.change import finer_mask, map_changes
-    from ...evaluation.selfchecks import self_checks, sentences
+    from ...evaluation.selfchecks import checks_and_warnings
     from ...inference.predict import super_resolve
     from ...io import b_value_warning
     from ...microstructure import brain_mask, compute_maps
@@ -222,13 +222,9 @@ def _compute(low: DWI, job: Job, checkpoint: Checkpoint, maps: Sequence[str]) ->
     computed = compute_maps(high, maps, mask=inside)
     scalar = {name: values for name, values in computed.items() if values.ndim == 3}
     changes = map_changes(low, scalar, brain, axis) if scalar and inside.any() else {}
-    try:
-        checks = self_checks(low, high, checkpoint.card, axis=axis)
-    except Exception as error:  # a check that cannot be made does not cost the result
-        checks = []
-        warnings.append(f"The result could not be checked ({type(error).__name__}: {error}).")
+    checks, told = checks_and_warnings(low, high, checkpoint.card, axis=axis)
     found = [asdict(check) for check in checks]
-    return high, _Findings(inside, computed, changes, found, [*warnings, *sentences(checks)])
+    return high, _Findings(inside, computed, changes, found, [*warnings, *told])
 
 
 def _write(high: DWI, found: _Findings, files: Mapping[str, tuple[Path, Path]]) -> None:

@@ -107,8 +107,6 @@ def process_all(
     ProcessingError
         If the scheduler went away and did not come back.
     """
-    require("dask", "distributed")
-    logging.getLogger("distributed").setLevel(_SILENT)
     dispatch = _Dispatch(scans, job, address, tell)
     try:
         while dispatch.goes_on():
@@ -126,7 +124,7 @@ class _Dispatch:
         self.waiting = deque(scans)
         self.running: dict[Future, BidsScan] = {}
         self.answers: queue.Queue[Future] = queue.Queue()
-        self.client = _connect(address)
+        self.client = connect(address)
         self.said = ""
 
     def goes_on(self) -> bool:
@@ -157,7 +155,7 @@ class _Dispatch:
         deadline = time.monotonic() + RETURN_SECONDS
         while True:
             try:
-                self.client = _connect(self.address)
+                self.client = connect(self.address)
                 return
             except InputError as error:
                 if time.monotonic() > deadline:
@@ -189,9 +187,12 @@ class _Dispatch:
         self.said = sentence
 
 
-def _connect(address: str) -> Client:
+def connect(address: str) -> Client:
+    """A client of the Dask scheduler at "tcp://HOST:PORT"; InputError where none answers."""
+    require("dask", "distributed")
     from distributed import Client
 
+    logging.getLogger("distributed").setLevel(_SILENT)
     try:
         return Client(address, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError) as error:

@@ -33,3 +33,14 @@ def make_dataset(tmp_path, tiny_scan) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def scheduler():
+    """Address of two workers of one thread."""
+    from DWISuperResLib.apps.cohort.workers import local_workers
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        with local_workers(2, "cpu") as address:
+            yield address

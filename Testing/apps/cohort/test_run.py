@@ -11,20 +11,11 @@ from DWISuperResLib.apps.cohort.command import _judge
 from DWISuperResLib.apps.cohort.layout import find_scans
 from DWISuperResLib.apps.cohort.participant import TABLE, read_table, write_table
 from DWISuperResLib.apps.cohort.scan import Job, Record, process
-from DWISuperResLib.apps.cohort.workers import local_workers, process_all
+from DWISuperResLib.apps.cohort.workers import process_all
 from DWISuperResLib.errors import InputError, ProcessingError
 from DWISuperResLib.inference.options import InferenceOptions
 
 CPU = ("--device", "cpu", "--precision", "fp32", "--progress", "none")
-
-
-@pytest.fixture(scope="module")
-def scheduler():
-    """Two workers of one thread."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        with local_workers(2, "cpu") as address:
-            yield address
 
 
 def test_one_failing_scan_stops_no_other_and_a_second_run_skips_what_is_done(make_dataset, tmp_path, capsys, scheduler):
