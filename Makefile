@@ -51,6 +51,7 @@ audit: $(VENV)/.test
 	$(BIN)/python -m Testing.audit
 
 cohort: $(VENV)/.test
+	rm -rf runs/cohort
 	OMP_NUM_THREADS=1 $(BIN)/python -m Testing.benchmarks.cohort --folder runs/cohort
 
 # CUDA: make image TORCH_INDEX=

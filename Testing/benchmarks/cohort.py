@@ -102,7 +102,7 @@ def restarted_scheduler(source: Path, output: Path, count: int) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"tcp://127.0.0.1:{port}"
-    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard", "--no-show"]
+    scheduler = ["scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard"]
     worker = ["worker", address, "--nthreads", "1", "--no-dashboard", "--memory-limit", "0"]
     with _kept_running({"scheduler": scheduler, "worker 1": worker, "worker 2": worker}) as tend:
         run = _command(source, output, "--scheduler", address)
@@ -118,7 +118,8 @@ def _kept_running(commands: Mapping[str, list]) -> Iterator[Callable[..., bool]]
     """Processes of Dask, started again when they end, as a batch system does; yields what looks after them."""
 
     def start(name: str) -> subprocess.Popen:
-        return _run([sys.executable, "-m", "distributed.cli.dask_" + commands[name][0], *commands[name][1:]])
+        arguments = [sys.executable, "-m", "distributed.cli.dask_" + commands[name][0], *commands[name][1:]]
+        return _run(arguments, stderr=subprocess.DEVNULL)
 
     processes = {name: start(name) for name in commands}
 
@@ -177,8 +178,9 @@ def _command(source: Path, output: Path, *options: str) -> subprocess.Popen:
     return _run([sys.executable, "-m", "DWISuperResLib", "bids", source, output, "participant", *OPTIONS, *options])
 
 
-def _run(command: list) -> subprocess.Popen:
-    return subprocess.Popen(list(map(str, command)), cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+def _run(command: list, stderr: int | None = None) -> subprocess.Popen:
+    arguments = list(map(str, command))
+    return subprocess.Popen(arguments, cwd=ROOT, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=stderr)
 
 
 def _wait(reached: Callable[[], bool]) -> None:
