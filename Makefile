@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint docs bench fuzz faults audit clean
+.PHONY: help demo test lint docs bench cohort image fuzz faults audit clean
 
 help:
 	@echo "make demo    super-resolve a numerical brain phantom and open the report's path"
@@ -14,6 +14,8 @@ help:
 	@echo "make fuzz    feed damaged files to every reader for ten minutes"
 	@echo "make faults  kill runs, fill disks, take memory away; print what was lost"
 	@echo "make audit   licences and known vulnerabilities of all dependencies"
+	@echo "make cohort  40 scans of a BIDS data set: workers killed, the scheduler restarted, nothing lost"
+	@echo "make image   build the container of the BIDS App, where there is Docker"
 	@echo "make clean   remove $(VENV) and build products"
 
 demo: $(VENV)/.core
@@ -47,6 +49,19 @@ faults: $(VENV)/.test
 audit: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[audit]"
 	$(BIN)/python -m Testing.audit
+
+cohort: $(VENV)/.test
+	rm -rf runs/cohort
+	OMP_NUM_THREADS=1 $(BIN)/python -m Testing.benchmarks.cohort --folder runs/cohort
+
+# CUDA: make image TORCH_INDEX=
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+image:
+	@if docker info >/dev/null 2>&1; then \
+		docker build --build-arg TORCH_INDEX=$(TORCH_INDEX) --tag dwi-superres . ; \
+	else \
+		echo "skipped: there is no Docker engine here; apptainer.def builds the same with Apptainer"; \
+	fi
 
 clean:
 	rm -rf $(VENV) build *.egg-info

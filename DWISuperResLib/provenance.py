@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from importlib import metadata
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from . import __version__
+from .errors import InputError
 
 if TYPE_CHECKING:
     from .dwi import DWI
@@ -32,6 +34,22 @@ def signal_hash(dwi: DWI) -> str:
     for array in (dwi.affine, dwi.bvals, dwi.bvecs.round(5) + 0.0):
         digest.update(np.ascontiguousarray(array).data)
     return digest.hexdigest()
+
+
+def file_hash(path: str | os.PathLike) -> str:
+    """sha256 of a file's bytes.
+
+    Raises
+    ------
+    InputError
+        If it cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        reason = f"{os.fspath(path)} cannot be read ({error.strerror})"
+        raise InputError(f"{reason}; get its content (git annex get, datalad get) or repair the link.") from error
 
 
 def versions() -> dict[str, str]:

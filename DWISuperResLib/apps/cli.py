@@ -92,6 +92,7 @@ COMMANDS = {
     "degrade": "scans:Degrade",
     "evaluate": "experiments:Evaluate",
     "train": "experiments:Train",
+    "bids": "cohort.command:Bids",
     "demo": "experiments:Demo",
 }
 """Where each command is declared: a module of this room and a class, a dataclass that runs when it is called.

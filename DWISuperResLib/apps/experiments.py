@@ -102,6 +102,9 @@ class Train(Common):
     cancelled: ClassVar[str] = "Training was cancelled."
     config: str = option("YAML, see Resources/Configurations", metavar="FILE")
     overrides: tuple[str, ...] = argument("replace single values of the file: key=value", ())
+    scheduler: str | None = option(
+        "address of a Dask scheduler whose workers copy the scans for training first", None, metavar="tcp://HOST:PORT"
+    )
 
     def __call__(self, report: Reporter) -> None:
         """Until its checkpoint is written."""
@@ -112,5 +115,9 @@ class Train(Common):
             raise MissingDependencyError(
                 f"Training needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
             ) from error
+        if self.scheduler:
+            from .cohort.training_cache import copy_scans
+
+            copy_scans(self.config, self.overrides, self.scheduler, report)
         checkpoint = train(load_configuration(self.config, self.overrides))
         report.result(f"Wrote {checkpoint}", checkpoint=str(checkpoint))
