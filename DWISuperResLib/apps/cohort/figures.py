@@ -41,7 +41,7 @@ def of_changes(results: Sequence[Result], maps: Sequence[str]) -> list[tuple[Mar
             _plain(axes)
         caption = (
             f"{label}{unit} after super-resolution against before, in the brain. Left: all voxels of a scan; the line "
-            "is the median scan, the band holds 90 % of the scans. Right: one dot a scan, outliers ringed."
+            "is the median scan, the band holds 90 % of the scans. Right: one dot a scan, this map's outliers ringed."
         )
         figures.append((Markup(to_svg(figure)), caption))
     return figures
@@ -63,7 +63,7 @@ def _histogram(axes: Axes, results: Sequence[Result], name: str) -> None:
 
 def _scans(axes: Axes, results: Sequence[Result], name: str) -> None:
     before, bias = (np.array([result.value(name, column) for result in results]) for column in ("before", "bias"))
-    stands_out = np.array([bool(result.outlier) for result in results])
+    stands_out = np.array([any(phrase.startswith(name.upper()) for phrase in result.outlier) for result in results])
     axes.axhline(0, color=INK, linewidth=0.8, alpha=0.5)
     axes.scatter(before, bias, s=18, color=SHADE, alpha=0.75, linewidths=0)
     axes.scatter(before[stands_out], bias[stands_out], s=70, facecolors="none", edgecolors=OUTLYING, linewidths=1.4)

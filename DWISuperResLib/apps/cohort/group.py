@@ -203,7 +203,7 @@ def sentences(results: Sequence[Result]) -> list[str]:
     found = [
         f"{done} of {len(results)} scans are super-resolved" + (f"; {failed} failed." if failed else "; none failed.")
     ]
-    found.append(f"In {warned} a self-check warns; {outliers} stand out from the others.")
+    found.append(f"Scans with a self-check that warns: {warned}; that stand out from the others: {outliers}.")
     for name in map_names_of(results):
         values = np.array([[r.value(name, column) for column in ("before", "after")] for r in results if not r.error])
         before, after = (_shown(name, value) for value in np.nanmean(values, axis=0))

@@ -57,7 +57,7 @@ def test_the_page_says_it_all_and_needs_nothing_else(output):
     page, table = write_group_report(output)
     text = page.read_text()
     assert "10 of 11 scans are super-resolved; 1 failed." in text
-    assert "In 1 a self-check warns; 1 stand out from the others." in text
+    assert "Scans with a self-check that warns: 1; that stand out from the others: 1." in text
     assert "The table &lt;x&gt; is cut." in text
     assert "Look &amp; see." in text
     assert len(re.findall(r"<tr data-kinds=", text)) == 11
