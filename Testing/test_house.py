@@ -35,7 +35,7 @@ BESIDE = {
     "studies": set(),
     "apps": {"studies"},
     "mrml": set(),
-    "gui": {"mrml"},
+    "gui": {"mrml", "apps"},
     "train": {"apps"},
 }
 NEEDS_SLICER = ("gui", "mrml")

@@ -21,6 +21,7 @@ from typing import Any
 
 INTERRUPTED = (130, 143)
 """Exit codes of a command that was told to stop; the worker goes with it."""
+LOADED_FIRST = ("torch", "DWISuperResLib.apps.scans", "DWISuperResLib.inference.predict")
 
 
 def main() -> int:
@@ -68,7 +69,7 @@ def _listen(lines: queue.SimpleQueue[bytes]) -> None:
 
 def _load() -> None:
     """What every command needs; where it is missing or damaged, the commands say so in their own words."""
-    for name in ("torch", "DWISuperResLib.apps.commands", "DWISuperResLib.inference.predict"):
+    for name in LOADED_FIRST:
         with contextlib.suppress(Exception):
             __import__(name)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from DWISuperResLib.gui.warm_child import WarmChild
+from DWISuperResLib.gui.worker import LOADED_FIRST
 from DWISuperResLib.io import write_dwi
 from DWISuperResLib.phantoms import phantom
 
@@ -239,3 +241,8 @@ def test_every_command_runs_with_what_slicer_has(importable, tmp_path):
     errors = [m["message"] for m in messages if m["type"] == "error"]
     assert codes == [0] * len(commands), (errors, said[-2000:])
     assert not errors
+
+
+@pytest.mark.parametrize("name", LOADED_FIRST)
+def test_what_is_loaded_first_exists(name):
+    assert find_spec(name)
