@@ -47,7 +47,7 @@ def copy_scans(file: str | Path, overrides: Sequence[str], address: str, report:
         futures = dict(
             zip(client.map(_copy, files, cache=cache, normalisation=config.normalisation), files, strict=True)
         )
-        for done, future in enumerate(as_completed(futures), start=1):
+        for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
             try:
                 future.result()
             except KilledWorker as error:
