@@ -51,7 +51,9 @@ def check_targets(paths: Sequence[Path], overwrite: bool) -> None:
 
 
 @contextmanager
-def output_files(paths: Sequence[str | os.PathLike], overwrite: bool = False) -> Iterator[list[Path]]:
+def output_files(
+    paths: Sequence[str | os.PathLike], overwrite: bool = False, *, wait: bool = False
+) -> Iterator[list[Path]]:
     """Temporary names to write to; on success they become `paths`, all of them, and on any failure none.
 
     Parameters
@@ -60,6 +62,8 @@ def output_files(paths: Sequence[str | os.PathLike], overwrite: bool = False) ->
         Files of one result, the one that names or needs the others last: it is moved last.
     overwrite : bool
         Replace files that exist.
+    wait : bool
+        Wait for another run that is writing one of them.
 
     Raises
     ------
@@ -82,7 +86,7 @@ def output_files(paths: Sequence[str | os.PathLike], overwrite: bool = False) ->
     try:
         with ExitStack() as stack:
             for target in sorted(set(targets)):
-                stack.enter_context(_lock(target, target.parent))
+                stack.enter_context(_lock(target, target.parent, wait))
             _tidy(targets)
             check_targets(targets, overwrite)  # another run may have ended in the meantime
             token = _token()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -20,7 +19,6 @@ from .workers import local_workers, process_all
 TABLE = "superres_scans.tsv"
 """In the root of the derivatives: a row for each scan that was tried, as the last run left it."""
 COLUMNS = ("participant_id", "session_id", "scan", "status", "seconds", "warnings", "error")
-_SECONDS_FOR_THE_TABLE = 30
 
 
 def run_scans(
@@ -64,21 +62,13 @@ def write_table(path: Path, records: Iterable[Record]) -> None:
     rows = {record.stem: _row(record) for record in records}
     if not rows:
         return
-    deadline = time.monotonic() + _SECONDS_FOR_THE_TABLE
-    while True:
-        try:
-            with output_files([path], overwrite=True) as (temporary,):
-                merged = {row["scan"]: row for row in read_table(path)} | rows
-                text = io.StringIO()
-                writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
-                writer.writeheader()
-                writer.writerows(merged[stem] for stem in sorted(merged))
-                temporary.write_text(text.getvalue(), encoding="utf-8")
-            return
-        except InputError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
+    with output_files([path], overwrite=True, wait=True) as (temporary,):
+        merged = {row["scan"]: row for row in read_table(path)} | rows
+        text = io.StringIO()
+        writer = csv.DictWriter(text, COLUMNS, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+        writer.writeheader()
+        writer.writerows(merged[stem] for stem in sorted(merged))
+        temporary.write_text(text.getvalue(), encoding="utf-8")
 
 
 def read_table(path: Path) -> list[dict[str, str]]:

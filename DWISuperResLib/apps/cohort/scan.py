@@ -126,7 +126,8 @@ def _process(scan: BidsScan, job: Job, begun: float) -> tuple[str, Sequence[str]
     sidecar.parent.mkdir(parents=True, exist_ok=True)
     # Files without a sidecar, or not as it says, are what a killed run left.
     unfinished = known is None or known["key"] == key
-    with output_files(targets, overwrite=job.overwrite or unfinished) as temporary:
+    # A worker that was given up may still be at it: whoever comes later waits, and finds the same result or none.
+    with output_files(targets, overwrite=job.overwrite or unfinished, wait=True) as temporary:
         files = dict(zip(names, zip(temporary, targets, strict=True), strict=True))
         high, found = _compute(low, job, checkpoint, fitting)
         _write(high, found, files)

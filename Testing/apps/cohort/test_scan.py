@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from DWISuperResLib import compute_maps, read_dwi, super_resolve
 from DWISuperResLib.apps.cohort.layout import find_scans
 from DWISuperResLib.apps.cohort.scan import Job, process, read_sidecar, result_path
 from DWISuperResLib.inference.options import InferenceOptions
-from DWISuperResLib.io import read_image
+from DWISuperResLib.io import output_files, read_image
 
 CPU = InferenceOptions(device="cpu", precision="fp32")
 
@@ -133,3 +135,18 @@ def test_the_same_data_in_another_place_is_the_same(dataset, job, tmp_path):
     moved = tmp_path / "moved"
     shutil.move(dataset, moved)
     assert process(find_scans(moved)[0], job).status == "skipped"
+
+
+def test_a_scan_that_another_worker_still_writes_is_waited_for(dataset, job):
+    """As after a scheduler's restart, when the worker that it forgot has not ended yet."""
+    (scan,) = find_scans(dataset)
+    sidecar = result_path(job.output, scan.stem)
+    sidecar.parent.mkdir(parents=True)
+    with ThreadPoolExecutor(1) as pool:
+        with suppress(RuntimeError), output_files([sidecar]):
+            waiting = pool.submit(process, scan, job)
+            with pytest.raises(TimeoutError):
+                waiting.result(timeout=3)
+            raise RuntimeError("given up")
+        assert waiting.result().status == "done"
+    assert process(scan, job).status == "skipped"
