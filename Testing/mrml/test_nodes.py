@@ -378,7 +378,12 @@ def test_difference_colours(scene, tmp_path):
     image = np.where(picture[..., 3:] > 0, picture[..., :3].astype(int), -1)
     colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
     shown = {tuple(c): n for c, n in zip(colours, counts, strict=True)}
-    red, blue, white = (255, 0, 0), (0, 0, 255), (255, 255, 255)
+    table = nodes["fa_difference"].GetDisplayNode().GetColorNode().GetLookupTable()
+    last = table.GetNumberOfTableValues() - 1
+    blue, white, red = (tuple(round(255 * c) for c in table.GetTableValue(n)[:3]) for n in (0, (last + 1) // 2, last))
+    assert blue[2] > blue[0]
+    assert red[0] > red[2]
+    assert min(white) > 200
     assert shown[red] > 2000
     assert shown[blue] > 2000
     assert shown[white] > 500
