@@ -42,6 +42,8 @@ ACCEPTED = {
     "tqdm": "MPL-2.0 and MIT, as certifi",
     "pyside6-essentials": "LGPL-3.0, linked dynamically, of the tests outside of Slicer only",
     "shiboken6": "LGPL-3.0, as PySide6",
+    "frozendict": "LGPL-3.0, imported by pybids and unchanged, of the BIDS App only",
+    "num2words": "LGPL-2.1, as frozendict",
     "cuda-toolkit": "NVIDIA's licence, comes with PyTorch's own builds for its GPUs; not distributed here",
 }
 """Other licences, and why they do no harm."""
