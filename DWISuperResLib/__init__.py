@@ -10,8 +10,11 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "DWI": "dwi",
+    "Volume": "dwi",
     "read_dwi": "io",
+    "read_volume": "io",
     "write_dwi": "io",
+    "write_volume": "io",
     "degrade": "resampling.degradation",
     "interpolate": "resampling.upsamplers",
     "super_resolve": "inference.predict",

@@ -1,9 +1,11 @@
-"""The one object that everything passes: a diffusion-weighted volume with its grid and its gradient table."""
+"""What everything passes: a diffusion-weighted scan with its grid and its gradient table, or a structural volume."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -64,6 +66,15 @@ class DWI:
             raise InputError(f"acquisition_axis is {self.acquisition_axis!r}; expected 0, 1, 2 or None.")
 
     @property
+    def series(self) -> DWI:
+        """Itself: see `Volume.series`."""
+        return self
+
+    def like(self, series: DWI) -> DWI:
+        """What was computed of `series`: see `Volume.like`."""
+        return series
+
+    @property
     def spatial_shape(self) -> tuple[int, int, int]:
         """Matrix size (X, Y, Z)."""
         x, y, z, _ = self.signal.shape
@@ -103,6 +114,76 @@ class DWI:
         """
         mean = self.mean_b0()
         return float(mean[foreground_mask(mean)].mean(dtype=np.float64))
+
+
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A structural image (T1w, T2w, FLAIR, ...), checked when it is built as a DWI is.
+
+    Super-resolved, degraded and evaluated it is `series`: one unweighted volume. Networks with guidance see, as that of
+    any scan without weighting, the image itself for the mean b0 and zeros for the mean DWI.
+
+    Parameters
+    ----------
+    image : array, shape (X, Y, Z)
+        Held as float32, in the memory order given.
+    affine, acquisition_axis
+        As of a DWI.
+
+    Raises
+    ------
+    InputError
+        If a shape does not fit, a value is not finite, or the affine cannot be inverted.
+
+    Examples
+    --------
+    >>> volume = Volume(np.ones((4, 5, 6)), np.eye(4))
+    >>> volume.spatial_shape, volume.series.signal.shape, volume.like(volume.series).image.shape
+    ((4, 5, 6), (4, 5, 6, 1), (4, 5, 6))
+    """
+
+    image: NDArray[np.float32]
+    affine: NDArray[np.float64]
+    acquisition_axis: int | None = None
+
+    def __post_init__(self) -> None:
+        image = np.asarray(self.image, dtype=np.float32)
+        if image.ndim != 3:
+            raise InputError(f"The image has shape {image.shape}; expected three axes (X, Y, Z).")
+        object.__setattr__(self, "image", image)
+        object.__setattr__(self, "affine", self.series.affine)
+
+    @cached_property
+    def series(self) -> DWI:
+        """The image as a scan of one unweighted volume, sharing its voxels."""
+        return DWI(self.image[..., None], self.affine, np.zeros(1), np.zeros((1, 3)), self.acquisition_axis)
+
+    def like(self, series: DWI) -> Volume:
+        """The volume that a series computed of this one's stands for."""
+        return Volume(series.signal[..., 0], series.affine, series.acquisition_axis)
+
+    @property
+    def spatial_shape(self) -> tuple[int, int, int]:
+        """Matrix size (X, Y, Z)."""
+        return self.series.spatial_shape
+
+    @property
+    def voxel_sizes(self) -> NDArray[np.float64]:
+        """(3,) voxel sizes in mm."""
+        return self.series.voxel_sizes
+
+
+class _Scan(Protocol):
+    """What a DWI and a Volume share."""
+
+    @property
+    def series(self) -> DWI: ...
+
+    def like(self, series: DWI) -> Self: ...
+
+
+AnyScan = TypeVar("AnyScan", bound=_Scan)
+"""A DWI or a Volume; what is computed of it is of the same kind."""
 
 
 def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:

@@ -18,7 +18,7 @@ class Evaluate(Writing):
     """Degrade a scan, upsample it every way, and measure how close each comes."""
 
     example: ClassVar[str] = "evaluate scan.nii.gz evaluation --scale 2 --checkpoint default mine.safetensors"
-    input: str = argument("NIfTI or NRRD")
+    input: str = argument("NIfTI or NRRD: a DWI, or a structural image without gradients")
     outdir: Path = argument("folder for report.html, scores.tsv and scores.json")
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: tuple[str, ...] = option("networks", ("default",), metavar="NAME|FILE")

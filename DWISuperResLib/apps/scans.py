@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ..dwi import DWI
+    from ..dwi import DWI, Volume
 
 SCALES = "2|2.5|1x1x3|1.25mm"
 SCALE_HELP = "in-plane factor up to 5, a factor for each voxel axis, or a voxel size"
@@ -45,7 +45,7 @@ class Run(Writing):
     """Super-resolve a scan."""
 
     example: ClassVar[str] = "run scan.nii.gz sr.nii.gz --scale 2"
-    input: str = argument("NIfTI or NRRD")
+    input: str = argument("NIfTI or NRRD: a DWI, or a structural image without gradients")
     output: str = argument("NIfTI or NRRD")
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: str | None = option("network to use (default: default)", None, metavar="NAME|FILE")
@@ -61,13 +61,16 @@ class Run(Writing):
 
     def __call__(self, report: Reporter) -> None:
         """By a network or by interpolation."""
-        from ..io import scan_outputs
+        from ..io import is_structural, scan_outputs
 
         method = self.method
         if method:
             self._refuse_network_options()
         outputs = [path for path in (self.uncertainty, self.output) if path is not None]
-        with scan_outputs(outputs, overwrite=self.overwrite, compress=not self.uncompressed) as write:
+        structural = is_structural(self.input, bval=self.bval, bvec=self.bvec)
+        with scan_outputs(
+            outputs, structural=structural, overwrite=self.overwrite, compress=not self.uncompressed
+        ) as write:
             dwi = read(self.input, report, self.bval, self.bvec)
             tell_slice_axis(dwi, self.inference.axis, report)
             facts: dict[str, Any] = {"output": self.output}
@@ -82,7 +85,7 @@ class Run(Writing):
                 facts |= found
             report.status(f"Writing {self.output}")
             if deviation is not None:
-                write(outputs[0], replace(result, signal=deviation))
+                write(outputs[0], result.like(replace(result.series, signal=deviation)))
                 facts["uncertainty"] = self.uncertainty
             write(self.output, result)
         report(1.0, "Done")
@@ -99,7 +102,9 @@ class Run(Writing):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
 
-    def _super_resolve(self, dwi: DWI, report: Reporter) -> tuple[DWI, NDArray[np.float32] | None, dict[str, list]]:
+    def _super_resolve(
+        self, dwi: DWI | Volume, report: Reporter
+    ) -> tuple[DWI | Volume, NDArray[np.float32] | None, dict[str, list]]:
         mask = read_mask(self.mask, dwi)
         report.status("Loading the network")
         from ..checkpoints import load_checkpoint
@@ -137,7 +142,7 @@ class Maps(Writing):
         from ..io import output_directory, write_image
 
         with output_directory(self.outdir, self.overwrite) as folder:
-            dwi = read(self.input, report, self.bval, self.bvec)
+            dwi = read_weighted(self.input, report, self.bval, self.bvec)
             from ..microstructure import brain_mask, compute_maps
 
             mask = read_mask(self.mask, dwi)
@@ -171,7 +176,7 @@ class Compare(Writing):
         from ..io import output_directory, write_image
 
         with output_directory(self.outdir, self.overwrite) as folder:
-            reference, test = read(self.reference, report), read(self.test, report)
+            reference, test = read_weighted(self.reference, report), read_weighted(self.test, report)
             from ..evaluation.report import write_comparison_report
 
             mask = read_mask(self.mask, reference)
@@ -199,7 +204,7 @@ class Degrade(Writing):
     """Lower the resolution of a scan."""
 
     example: ClassVar[str] = "degrade scan.nii.gz low.nii.gz --scale 2 --degradation kspace --snr 25 --seed 1"
-    input: str = argument("NIfTI or NRRD")
+    input: str = argument("NIfTI or NRRD: a DWI, or a structural image without gradients")
     output: str = argument("NIfTI or NRRD")
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     axis: str | None = option("slice axis, when the header misleads", None, metavar="i|j|k")
@@ -213,9 +218,12 @@ class Degrade(Writing):
 
     def __call__(self, report: Reporter) -> None:
         """As a scanner with larger voxels would have measured it."""
-        from ..io import scan_outputs
+        from ..io import is_structural, scan_outputs
 
-        with scan_outputs([self.output], overwrite=self.overwrite, compress=not self.uncompressed) as write:
+        structural = is_structural(self.input, bval=self.bval, bvec=self.bvec)
+        with scan_outputs(
+            [self.output], structural=structural, overwrite=self.overwrite, compress=not self.uncompressed
+        ) as write:
             dwi = read(self.input, report, self.bval, self.bvec)
             tell_slice_axis(dwi, self.axis, report)
             from ..resampling.degradation import degrade
@@ -231,26 +239,44 @@ class Degrade(Writing):
         report.result(f"Wrote {self.output}: {grid_text(dwi)} -> {grid_text(low)}", output=self.output)
 
 
-def read(path: str, report: Reporter, bval: str | None = None, bvec: str | None = None) -> DWI:
-    """Read a scan, and say where its b-values are hardly in s/mm²."""
-    from ..io import b_value_warning, read_dwi
+def read(path: str, report: Reporter, bval: str | None = None, bvec: str | None = None) -> DWI | Volume:
+    """Read a scan or a structural image."""
+    from ..io import read_scan
+
+    report.status(f"Reading {path}")
+    scan = read_scan(path, bval=bval, bvec=bvec)
+    _warn_of_b_values(path, scan.series, report)
+    return scan
+
+
+def read_weighted(path: str, report: Reporter, bval: str | None = None, bvec: str | None = None) -> DWI:
+    """Read a scan for what needs gradients."""
+    from ..io import read_dwi
 
     report.status(f"Reading {path}")
     dwi = read_dwi(path, bval=bval, bvec=bvec)
-    if warning := b_value_warning(dwi.bvals):
-        report.warn(f"{path}: {warning}")
+    _warn_of_b_values(path, dwi, report)
     return dwi
 
 
-def tell_slice_axis(dwi: DWI, axis: int | str | None, report: Reporter) -> None:
+def _warn_of_b_values(path: str, dwi: DWI, report: Reporter) -> None:
+    """Where they are hardly in s/mm²."""
+    from ..io import b_value_warning
+
+    if warning := b_value_warning(dwi.bvals):
+        report.warn(f"{path}: {warning}")
+
+
+def tell_slice_axis(scan: DWI | Volume, axis: int | str | None, report: Reporter) -> None:
     """Say which axis the slices are taken to lie along, where neither the header nor the user does."""
     from ..resampling.grid import AXIS_NAMES, slice_axis, slice_axis_is_assumed
 
-    if axis is None and slice_axis_is_assumed(dwi):
-        report.status(f"Slice axis {AXIS_NAMES[slice_axis(dwi)]}, assumed: the header does not tell it, --axis does")
+    if axis is None and slice_axis_is_assumed(scan.series):
+        axis = AXIS_NAMES[slice_axis(scan.series)]
+        report.status(f"Slice axis {axis}, assumed: the header does not tell it, --axis does")
 
 
-def read_mask(path: str | None, dwi: DWI) -> NDArray[np.bool_] | None:
+def read_mask(path: str | None, dwi: DWI | Volume) -> NDArray[np.bool_] | None:
     """A mask on the grid of the scan; None where none was given."""
     if path is None:
         return None
@@ -269,7 +295,7 @@ def read_mask(path: str | None, dwi: DWI) -> NDArray[np.bool_] | None:
     return mask > 0
 
 
-def grid_text(dwi: DWI) -> str:
+def grid_text(dwi: DWI | Volume) -> str:
     """Matrix and voxel size for people."""
     matrix = " x ".join(map(str, dwi.spatial_shape))
     return f"{matrix} of {' x '.join(f'{size:.3g}' for size in dwi.voxel_sizes)} mm"

@@ -26,19 +26,21 @@ INK = "#010203"
 """Stands for the page's text colour until the SVG is written."""
 INTERPOLATION_COLOURS = ("#8c8c8c", "#56b4e9", "#0072b2", "#e0a100", "#cc79a7", "#009e73")
 CHECKPOINT_COLOURS = ("#d55e00", "#7f5fc7", "#b8336a", "#4d7c0f")
+IMAGES = {"dwi": "DWI", "b0": "b0", "image": "image"}
+"""What is shown of a scan besides its maps."""
 PAGE = 8.6
 """Width in inches of a figure that fills the page."""
 
 
 def label_of(quantity: str) -> str:
-    """Of an image ("dwi", "b0") or a map, for people.
+    """Of an image (of `IMAGES`) or a map, for people.
 
     Examples
     --------
     >>> label_of("dwi"), label_of("fa")
     ('DWI', 'FA')
     """
-    return {"dwi": "DWI", "b0": "b0"}.get(quantity) or map_info(quantity).label
+    return IMAGES.get(quantity) or map_info(quantity).label
 
 
 def colours(candidates: Sequence[Candidate]) -> dict[str, str]:

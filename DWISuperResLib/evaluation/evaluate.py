@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwi import DWI
+from ..dwi import DWI, AnyScan, Volume
 from ..errors import Cancelled, InputError
 from ..inference.options import InferenceOptions
 from ..metrics import residual_spectrum
@@ -49,12 +49,14 @@ class Candidate:
     name : str
     kind : {"reference", "interpolation", "checkpoint", "scan"}
     images : dict of array (X, Y, Z)
-        "b0" (mean of the b0 volumes, where there are any) and "dwi" (one weighted volume), scanner units.
+        "b0" (mean of the b0 volumes, where there are any) and "dwi" (one weighted volume), scanner units; of a
+        structural image "image".
     maps : dict of array (X, Y, Z)
-    direction : array, shape (X, Y, Z, 3)
+        Empty for a structural image.
+    direction : array, shape (X, Y, Z, 3), optional
         Principal diffusion direction, RAS.
     spectra : dict of array (bins,)
-        Power of the residual "dwi", "fa" and "qa" over frequency.
+        Power of the residual "dwi", "fa" and "qa", or "image", over frequency.
     seconds : float
         Time it took to make the scan.
     sha256 : str
@@ -65,7 +67,7 @@ class Candidate:
     kind: str
     images: dict[str, NDArray]
     maps: dict[str, NDArray]
-    direction: NDArray
+    direction: NDArray | None
     spectra: dict[str, NDArray] = field(default_factory=dict)
     seconds: float = 0.0
     sha256: str = ""
@@ -122,6 +124,11 @@ class Evaluation:
         )
 
     @property
+    def structural(self) -> bool:
+        """Whether it is of a structural image, which has no maps."""
+        return not self.reference.maps
+
+    @property
     def shells(self) -> list[str]:
         """Names of the groups of volumes that were scored, weighted ones after b0."""
         return list(dict.fromkeys(row["volumes"] for row in self.scores if row["quantity"] == "signal"))
@@ -150,7 +157,7 @@ class Evaluation:
 
 
 def evaluate(
-    dwi: DWI,
+    scan: AnyScan,
     scale: ScaleLike,
     checkpoints: Sequence[str | Path] = ("default",),
     *,
@@ -163,15 +170,15 @@ def evaluate(
     distances: Sequence[str] | None = None,
     progress: Callable[[float, str], None] | None = None,
     cancel: Callable[[], bool] | None = None,
-    keep: Callable[[str, DWI], None] | None = None,
+    keep: Callable[[str, AnyScan], None] | None = None,
     **options: Any,
 ) -> Evaluation:
     """Degrade a scan, super-resolve it with every method, and measure how close each comes to the original.
 
     Parameters
     ----------
-    dwi : DWI
-        The reference.
+    scan : DWI or Volume
+        The reference; of a Volume only the signal is measured.
     scale : Scale, number, str or three numbers
         How much coarser: 2 (in-plane), "2.5", "1x1x3", see `Scale.parse`. Every result is on the original's grid,
         whatever its matrix.
@@ -191,7 +198,7 @@ def evaluate(
         conditions say with which weights.
     progress : callable (fraction, message), optional
     cancel : callable () -> bool, optional
-    keep : callable (kind, DWI), optional
+    keep : callable (kind, scan), optional
         Is handed each scan on the reference's grid before it is dropped, with its kind ("interpolation", "checkpoint").
     **options
         Fields of `inference.options.InferenceOptions`; `axis` also of the degradation.
@@ -211,6 +218,7 @@ def evaluate(
     >>> result.score("sinc", "fa", "mae") < result.score("nearest", "fa", "mae")
     True
     """
+    dwi = scan.series
     methods = tuple(UPSAMPLERS) if methods is None else methods
     inference = InferenceOptions(**options)
     axis = slice_axis(dwi, inference.axis)
@@ -221,7 +229,7 @@ def evaluate(
     from ..checkpoints import load_checkpoint
     from ..inference.predict import super_resolve
 
-    scorer = _scorer(dwi, mask, axis, fit, distances)
+    scorer = _scorer(scan, mask, axis, fit, distances)
     low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
     # Whole voxels move the factor a little; this one leads back onto the original's grid.
     back = Scale.between(low.spatial_shape, dwi.spatial_shape)
@@ -241,7 +249,7 @@ def evaluate(
         seconds = time.perf_counter() - start
         report(0.5, f"Measuring {name}")
         if keep is not None:
-            keep(kind, up)
+            keep(kind, scan.like(up))
         found.append(_candidate(scorer, name, kind, up, seconds=seconds, sha256=sha256))
 
     for method in methods:
@@ -303,7 +311,7 @@ def assess(
 
 
 def _scorer(
-    reference: DWI,
+    scan: DWI | Volume,
     mask: NDArray[np.bool_] | None,
     axis: int | str | None,
     fit: str,
@@ -312,18 +320,19 @@ def _scorer(
     name: str = "reference",
     maps: Collection[str] = (),
 ) -> Scorer:
-    """One that measures all that the report shows, and `maps` besides."""
+    """One that measures all that the report shows, and `maps` besides; of a structural image the signal."""
+    reference, weighted = scan.series, isinstance(scan, DWI)
     axis = slice_axis(reference, axis)
     return Scorer(
-        reference, mask, maps=(*MAPS, *maps), groups=volume_groups(reference), direction=True, axis=axis, fit=fit,
-        name=name, distances=_deep_distances(distances, min(reference.spatial_shape[a] for a in in_plane_axes(axis))),
+        reference, mask, maps=(*MAPS, *maps) if weighted else (), direction=weighted, axis=axis, fit=fit,
+        groups=volume_groups(reference) if weighted else {"image": np.arange(1)}, name=name,
+        distances=_deep_distances(distances, min(reference.spatial_shape[a] for a in in_plane_axes(axis))),
     )  # fmt: skip
 
 
 def _candidate(scorer: Scorer, name: str, kind: str, test: DWI, **facts: Any) -> tuple[Candidate, list[dict[str, Any]]]:
     """A scan, measured and reduced to what the report shows, and its rows."""
     scores = scorer(test, name)
-    assert scores.direction is not None
     candidate = Candidate(
         name, kind, _images(scorer, test), scores.maps, scores.direction, _spectra(scorer, test, scores), **facts
     )
@@ -331,6 +340,8 @@ def _candidate(scorer: Scorer, name: str, kind: str, test: DWI, **facts: Any) ->
 
 
 def _images(scorer: Scorer, dwi: DWI) -> dict[str, NDArray]:
+    if not scorer.maps:
+        return {"image": dwi.signal[..., 0].copy()}
     is_b0 = scorer.reference.is_b0
     images = {"dwi": dwi.signal[..., int(np.argmin(is_b0))].copy()}  # the first weighted one
     return images | ({"b0": dwi.mean_b0()} if is_b0.any() else {})
@@ -344,10 +355,11 @@ def _spectra(scorer: Scorer, test: DWI, scores: Scores) -> dict[str, NDArray]:
 
     reference = scorer.reference
     spectra = {}
-    if weighted := np.flatnonzero(~reference.is_b0).tolist():
-        of_volumes = [spectrum(test.signal[..., n] - reference.signal[..., n]) for n in weighted]
-        spectra["dwi"] = np.mean(of_volumes, axis=0)
-    return spectra | {quantity: spectrum(scores.difference[quantity]) for quantity in ("fa", "qa")}
+    shown = np.flatnonzero(~reference.is_b0) if scorer.maps else np.arange(1)
+    if len(shown):
+        of_volumes = [spectrum(test.signal[..., n] - reference.signal[..., n]) for n in shown]
+        spectra["dwi" if scorer.maps else "image"] = np.mean(of_volumes, axis=0)
+    return spectra | {quantity: spectrum(scores.difference[quantity]) for quantity in ("fa", "qa") if scorer.maps}
 
 
 def _evaluation(
@@ -356,10 +368,10 @@ def _evaluation(
     found: Sequence[tuple[Candidate, list[dict[str, Any]]]],
     checks: dict[str, list[Check]],
 ) -> Evaluation:
-    dwi, direction = scorer.reference, scorer.fitted_direction
-    assert direction is not None
+    dwi = scorer.reference
+    images = _images(scorer, dwi)
     reference = Candidate(
-        scorer.name, "reference", _images(scorer, dwi), scorer.fitted, direction, sha256=signal_hash(dwi)
+        scorer.name, "reference", images, scorer.fitted, scorer.fitted_direction, sha256=signal_hash(dwi)
     )
     candidates = tuple(candidate for candidate, _ in found)
     conditions = {
@@ -370,8 +382,7 @@ def _evaluation(
         "slice axis": AXIS_NAMES[scorer.axis],
         "voxels in the region": int(scorer.mask.sum()),
         "data range": "largest reference value in the region, for each b-value",
-        "tensor fit": scorer.fit,
-        "QA scale": "one for all: that of the reference",
+        **({"tensor fit": scorer.fit, "QA scale": "one for all: that of the reference"} if scorer.maps else {}),
         "deep distances": {d.name: d.weights for d in scorer.distances},
         "sha256": {c.name: c.sha256 for c in (reference, *candidates) if c.sha256},
         "versions": versions(),

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from ..microstructure import angular_error, map_info
-from .drawing import INK, PAGE, label_of, to_svg
+from .drawing import IMAGES, INK, PAGE, label_of, to_svg
 from .evaluate import Candidate, Evaluation
 from .regions import DIRECTION_FA
 
@@ -108,6 +108,14 @@ def choose_views(evaluation: Evaluation) -> tuple[View, View]:
     picture = np.swapaxes(here, 0, 1)[:, ::-1]
     centre = np.argwhere(picture).mean(0) if picture.any() else np.array(picture.shape) / 2
     return whole, whole.zoomed((float(centre[0]), float(centre[1])))
+
+
+def largest_slice(evaluation: Evaluation) -> View:
+    """The slice, in the plane of acquisition, that shows most of the mask."""
+    plane = _order(evaluation.affine).index(evaluation.slice_axis)
+    mask = to_ras_order(evaluation.mask, evaluation.affine)
+    position = int(np.argmax(mask.sum(axis=tuple(a for a in range(3) if a != plane))))
+    return View.of_plane(evaluation.affine, plane, position, evaluation.mask)
 
 
 def picture_figure(evaluation: Evaluation, view: View, quantity: str, *, per_row: int = 4) -> str:
@@ -223,15 +231,15 @@ def _volume(candidate: Candidate, quantity: str) -> NDArray:
 
 
 def _unit(quantity: str) -> str:
-    unit = "signal" if quantity in ("dwi", "b0") else map_info(quantity).unit
+    unit = "signal" if quantity in IMAGES else map_info(quantity).unit
     if unit == "signal":
-        return "" if quantity not in ("dwi", "b0") else " signal"  # maps are in units of the reference's largest QA
+        return "" if quantity not in IMAGES else " signal"  # maps are in units of the reference's largest QA
     return f" ({unit})" if unit else ""
 
 
 def _limits(quantity: str, values: NDArray) -> tuple[float, float]:
     """Black and white of the pictures of a quantity: its map's own, or from its reference's values in the mask."""
-    window = None if quantity in ("dwi", "b0") else map_info(quantity).window
+    window = None if quantity in IMAGES else map_info(quantity).window
     if window is not None or not values.size:
         return window or (0.0, 1.0)
     return 0.0, float(np.quantile(values, 0.995)) or 1.0

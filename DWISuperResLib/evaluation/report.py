@@ -212,6 +212,8 @@ _GRIDS = "Dotted: frequencies of patterns that repeat every 2, 4, 8 and 16 voxel
 
 
 def _evaluation_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
+    if evaluation.structural:
+        return _structural_sections(evaluation)
     view, zoom = pictures.choose_views(evaluation)
     place = f"{pictures.PLANES[view.plane].capitalize()} slice {view.position + 1}; {_RADIOLOGICAL}."
     captions = {
@@ -241,6 +243,20 @@ def _evaluation_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
         },
         {"heading": "Errors by frequency, tissue and b-value", "figures": _plots(evaluation)},
         {"heading": "Agreement voxel by voxel", "figures": agreement},
+    ]
+
+
+def _structural_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
+    view = pictures.largest_slice(evaluation)
+    place = f"{pictures.PLANES[view.plane].capitalize()} slice {view.position + 1}; {_RADIOLOGICAL}."
+    picture = _figure(pictures.picture_figure(evaluation, view, "image"), f"{place} {_DIFFERENCE}")
+    spectrum = f"Power spectrum of the residual. {_GRIDS}"
+    return [
+        {"heading": "One slice by every method", "figures": [picture]},
+        {
+            "heading": "Errors by frequency",
+            "figures": [_figure(plots.spectrum_figure(evaluation, "image"), spectrum, wide=False)],
+        },
     ]
 
 

@@ -84,7 +84,7 @@ class Scorer:
     direction : bool
         Whether principal directions are compared.
     distances : sequence of DeepDistance
-        Deep feature distances of a few slices of a few weighted volumes.
+        Deep feature distances of a few slices of a few weighted volumes (of others where none is weighted).
     distance_slices : int
         At most so many slices for these.
     axis : optional
@@ -209,17 +209,16 @@ class Scorer:
     def _of_distances(self, test: DWI) -> list[Row]:
         from ..metrics.deep import sample_slices
 
-        weighted = np.flatnonzero(~self.reference.is_b0)
-        if not len(weighted):
-            return []
-        members = weighted[np.unique(np.linspace(0, len(weighted) - 1, DISTANCE_VOLUMES).round().astype(int))]
+        of_weighted = not self.reference.is_b0.all()
+        shown = np.flatnonzero(~self.reference.is_b0 | (not of_weighted))
+        members = shown[np.unique(np.linspace(0, len(shown) - 1, DISTANCE_VOLUMES).round().astype(int))]
         pair = (self.reference.signal[..., members], test.signal[..., members])
         images, wanted, inside = sample_slices(*pair, self.mask, self.axis, slices=self.distance_slices)
         data_range = float(pair[0][self.mask].max())
         rows = []
         for distance in self.distances:
             found = distance(images, wanted, mask=inside, data_range=data_range)
-            where = ("brain", "weighted", int(inside.sum()), float(found.data_range))
+            where = ("brain", "weighted" if of_weighted else "unweighted", int(inside.sum()), float(found.data_range))
             rows.append(dict(zip(COLUMNS, ("deep distance", distance.name, found.value, *where), strict=True)))
         return rows
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwi import B0_THRESHOLD
 from ..microstructure import brain_mask, compute_maps
 from ..microstructure.tensor import design_matrix, determines_tensor
 from ..resampling.degradation import degrade
@@ -24,7 +25,7 @@ from .domain import TOLERANCE, check_domain
 
 if TYPE_CHECKING:
     from ..checkpoints import Card
-    from ..dwi import DWI
+    from ..dwi import DWI, AnyScan
 
 GRID_THRESHOLD_DB = 10.0
 """Of grids in the signal: what the shipped network adds reaches 6.8 dB without a grid, one of 5 % has at least 21."""
@@ -70,8 +71,8 @@ class Check:
 
 
 def self_checks(
-    low: DWI,
-    high: DWI,
+    low: AnyScan,
+    high: AnyScan,
     card: Card | None,
     uncertainty: NDArray[np.float32] | None = None,
     axis: int | str | None = None,
@@ -80,7 +81,7 @@ def self_checks(
 
     Parameters
     ----------
-    low, high : DWI
+    low, high : DWI or Volume
         Input and output, over one field of view: their matrices tell the scale.
     card : Card, optional
         Of the checkpoint; None for an interpolation: the domain is not checked, and k-space truncation is the
@@ -95,22 +96,23 @@ def self_checks(
     list of Check
         Checks that cannot be made (no tensor, a card without ranges) are left out.
     """
-    axis = slice_axis(low, axis)
-    mask = brain_mask(low)
-    fine = _on_grid(mask, high.spatial_shape)
-    noise = noise_level(low, mask)
+    before, after = low.series, high.series
+    axis = slice_axis(before, axis)
+    mask = brain_mask(before)
+    fine = _on_grid(mask, after.spatial_shape)
+    noise = noise_level(before, mask)
     model = (card.degradation if card else {}).get("model", "kspace")
-    checks = [*_grid_checks(low, high, fine, axis), _consistency_check(low, high, mask, noise, model)]
+    checks = [*_grid_checks(before, after, fine, axis), _consistency_check(before, after, mask, noise, model)]
     if card is not None:
-        checks += _domain_checks(low, card, mask, noise, axis)
+        checks += _domain_checks(before, card, mask, noise, axis)
     if uncertainty is not None:
-        checks += _uncertainty_checks(high, uncertainty, fine)
+        checks += _uncertainty_checks(after, uncertainty, fine)
     return checks
 
 
 def checks_and_warnings(
-    low: DWI,
-    high: DWI,
+    low: AnyScan,
+    high: AnyScan,
     card: Card,
     uncertainty: NDArray[np.float32] | None = None,
     axis: int | str | None = None,
@@ -162,27 +164,29 @@ def domain_statistics(
         over the lower half of that range; "b0-dwi correlation": over the brain's voxels, of mean b0 and mean DWI;
         "diffusivity": median of ln(b0/DWI)/b, 1e-3 mm²/s; "anisotropy": median over voxels of the standard deviation
         over directions / mean, noise taken off; "brain volume": cm³; "slab height": extent of the brain along the
-        slice axis, mm. What needs a b0 is left out without.
+        slice axis, mm. What needs a b0, or a weighted volume, is left out without.
     """
     mask = brain_mask(dwi) if mask is None else mask
     axis = slice_axis(dwi, axis)
     weighted = np.flatnonzero(~dwi.is_b0)
     inside = dwi.signal[mask]
     noise = noise_level(dwi, mask)
-    dwis = inside[:, weighted]
-    mean = dwis.mean(1)
-    variance = np.maximum(dwis.var(1, ddof=1) - noise**2, 0) if len(weighted) > 1 else np.zeros(len(mean))
     found = {
         "snr": _ratio(dwi.foreground_b0(), noise),
-        **_shape_of("dwi", mean),
-        "anisotropy": float(np.median(np.sqrt(variance) / _raised(mean))),
         "brain volume": float(mask.sum() * dwi.voxel_sizes.prod() / 1000),
         "slab height": float(np.ptp(np.argwhere(mask)[:, axis]) + 1) * float(dwi.voxel_sizes[axis]),
     }
-    if dwi.is_b0.any():
-        b0 = inside[:, dwi.is_b0].mean(1)
-        ratio = _raised(b0) / _raised(mean)
+    b0 = inside[:, dwi.is_b0].mean(1) if dwi.is_b0.any() else None
+    if b0 is not None:
         found |= _shape_of("b0", b0)
+    if not len(weighted):
+        return found
+    dwis = inside[:, weighted]
+    mean = dwis.mean(1)
+    variance = np.maximum(dwis.var(1, ddof=1) - noise**2, 0) if len(weighted) > 1 else np.zeros(len(mean))
+    found |= {**_shape_of("dwi", mean), "anisotropy": float(np.median(np.sqrt(variance) / _raised(mean)))}
+    if b0 is not None:
+        ratio = _raised(b0) / _raised(mean)
         found["b0-dwi correlation"] = float(np.corrcoef(b0, mean)[0, 1]) if b0.std() > 0 < mean.std() else 1.0
         found["diffusivity"] = float(1e3 * np.median(np.log(ratio)) / dwi.bvals[weighted].mean())
     return found
@@ -328,6 +332,11 @@ def _domain_checks(low: DWI, card: Card, mask: NDArray[np.bool_], noise: float, 
             advice = f"It is {reach}, in training {span}; compare with sinc, or use a checkpoint made for such scans."
         name = f"domain: {check.name} (factor outside)"
         checks.append(Check(name, check.factor, TOLERANCE, check.outside, advice))
+    if low.is_b0.all() and card.bvals and card.bvals[1] > B0_THRESHOLD:
+        advice = (
+            "It was trained on diffusion-weighted scans: compare with sinc, or use a checkpoint made for such images."
+        )
+        return [*checks, Check("domain: images without diffusion weighting", 1.0, 0.0, True, advice)]
     return checks + _statistics_checks(found, card)
 
 

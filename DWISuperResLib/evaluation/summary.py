@@ -120,7 +120,8 @@ def verdict(
     elif networks:
         sentences = [_of_network(evaluation, network, classical) for network in networks if classical]
     else:
-        listed = "; ".join(f"{column.phrase}: {column.closest(evaluation, classical)}" for column in JUDGED)
+        judged = JUDGED[:1] if evaluation.structural else JUDGED
+        listed = "; ".join(f"{column.phrase}: {column.closest(evaluation, classical)}" for column in judged)
         sentences = [f"No checkpoint was evaluated. Closest to the original among the interpolations: {listed}."]
     files = {Path(str(value)).name for value in run.values()}
     for network, scans in evaluation.conditions.get("trained on", {}).items():

@@ -25,7 +25,7 @@ from .options import InferenceOptions
 from .projection import Projection
 
 if TYPE_CHECKING:
-    from ..dwi import DWI
+    from ..dwi import DWI, AnyScan
 
 Progress = Callable[[float, str], None]
 
@@ -37,7 +37,7 @@ USUAL_SLICE = 128 * 128
 
 
 def super_resolve(
-    dwi: DWI,
+    scan: AnyScan,
     checkpoint: str | Checkpoint = "default",
     scale: ScaleLike = 2,
     *,
@@ -45,7 +45,7 @@ def super_resolve(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     **options: Any,
-) -> DWI:
+) -> AnyScan:
     """Super-resolve a scan.
 
     What lies outside the head (slices with under 1 % foreground voxels, or nothing of `mask`) holds the sinc
@@ -53,7 +53,7 @@ def super_resolve(
 
     Parameters
     ----------
-    dwi : DWI
+    scan : DWI or Volume
     checkpoint : str, path or Checkpoint
         A shipped name, a `.safetensors` file, or one already loaded.
     scale : Scale, number, str or three numbers
@@ -81,7 +81,7 @@ def super_resolve(
 
     Returns
     -------
-    DWI on the finer grid, same field of view, gradient table unchanged.
+    The scan on the finer grid, same field of view, gradient table unchanged.
 
     Raises
     ------
@@ -101,12 +101,12 @@ def super_resolve(
     >>> result.spatial_shape, np.array_equal(result.bvecs, scan.bvecs)
     ((32, 32, 2), True)
     """
-    run = _Run(dwi, checkpoint, scale, InferenceOptions(**options), mask)
-    return run(progress, cancel)[0]
+    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), mask)
+    return scan.like(run(progress, cancel)[0])
 
 
 def super_resolve_with_uncertainty(
-    dwi: DWI,
+    scan: AnyScan,
     checkpoint: str | Checkpoint = "default",
     scale: ScaleLike = 2,
     *,
@@ -114,16 +114,16 @@ def super_resolve_with_uncertainty(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
     **options: Any,
-) -> tuple[DWI, NDArray[np.float32]]:
+) -> tuple[AnyScan, NDArray[np.float32]]:
     """Super-resolve by test-time augmentation; also return its voxelwise standard deviation.
 
     Parameters and errors as `super_resolve`, `ensemble` always on.
 
     Returns
     -------
-    DWI, array (X, Y, Z, N)
+    DWI or Volume, array (X, Y, Z, N)
         The result; the standard deviation over the members in signal units (before the projection of `consistent`),
-        zero where the result is interpolated.
+        zero where the result is interpolated. N is 1 for a Volume.
 
     Examples
     --------
@@ -133,10 +133,10 @@ def super_resolve_with_uncertainty(
     >>> spread.shape == result.signal.shape, bool(spread.min() >= 0)
     (True, True)
     """
-    run = _Run(dwi, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), mask)
+    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), mask)
     result, spread = run(progress, cancel, keep_spread=True)
     assert spread is not None
-    return result, spread
+    return scan.like(result), spread
 
 
 class _Run:

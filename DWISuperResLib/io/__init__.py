@@ -1,4 +1,4 @@
-"""Files <-> DWI: NIfTI with bval and bvec, NRRD and NHDR; each converts to and from RAS at its own door (`formats`).
+"""Files <-> DWI and Volume: NIfTI, with bval and bvec, NRRD and NHDR; each converts to and from RAS at its own door.
 
 Volumes are read into one float32 array, X fastest and the volumes slowest, and written from it without a second copy.
 """
@@ -13,24 +13,29 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..dwi import DWI
+from ..dwi import DWI, Volume
 from ..errors import InputError
 from .formats import FORMATS, Format, format_of, image_suffix, output_names
 from .gradients import b_value_warning
 from .outputs import output_directory, output_files
+from .streams import check_exists, stored_dtype
 
 __all__ = [
     "FORMATS",
     "Format",
     "b_value_warning",
     "image_suffix",
+    "is_structural",
     "output_directory",
     "output_files",
     "read_dwi",
     "read_image",
+    "read_scan",
+    "read_volume",
     "scan_outputs",
     "write_dwi",
     "write_image",
+    "write_volume",
 ]
 
 
@@ -77,6 +82,96 @@ def read_dwi(
         raise InputError(f"{path}: {error}") from error
 
 
+def read_volume(path: str | os.PathLike) -> Volume:
+    """Read a structural image, or any other of one volume.
+
+    Parameters
+    ----------
+    path : path
+        As for `read_dwi`.
+
+    Raises
+    ------
+    InputError
+        Naming the file, what was found and what was expected.
+
+    Examples
+    --------
+    >>> write_volume(Volume(np.ones((4, 5, 6)), np.diag([1, 1, 3, 1]), acquisition_axis=2), "t1.nii.gz")
+    >>> volume = read_volume("t1.nii.gz")
+    >>> volume.spatial_shape, volume.voxel_sizes.tolist(), volume.acquisition_axis
+    ((4, 5, 6), [1.0, 1.0, 3.0], 2)
+    """
+    path = Path(path)
+    fields = format_of(path).read_image(path)
+    try:
+        return Volume(*fields)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
+
+
+def is_structural(
+    path: str | os.PathLike, *, bval: str | os.PathLike | None = None, bvec: str | os.PathLike | None = None
+) -> bool:
+    """Whether a file is one of a structural image: of one volume, and neither it nor a table has gradients.
+
+    FSL's plain `bvals` in the same folder belong to an image of several volumes.
+
+    Parameters
+    ----------
+    path, bval, bvec
+        As for `read_dwi`.
+
+    Raises
+    ------
+    InputError
+        If the file's header cannot be read.
+
+    Examples
+    --------
+    >>> write_volume(Volume(np.ones((4, 5, 6)), np.eye(4)), "t1.nii.gz")
+    >>> is_structural("t1.nii.gz"), is_structural("t1.nii.gz", bval="t1.bval")
+    (True, False)
+    """
+    path = Path(path)
+    kind = format_of(path)
+    check_exists(path)
+    return bval is None and bvec is None and kind.is_structural(path)
+
+
+def read_scan(
+    path: str | os.PathLike, *, bval: str | os.PathLike | None = None, bvec: str | os.PathLike | None = None
+) -> DWI | Volume:
+    """Read a scan of either kind: a structural image where `is_structural` says so, else a diffusion-weighted one.
+
+    Parameters and errors as of `read_dwi`.
+
+    Examples
+    --------
+    >>> write_volume(Volume(np.ones((4, 5, 6)), np.eye(4)), "t1.nii.gz")
+    >>> type(read_scan("t1.nii.gz")).__name__
+    'Volume'
+    """
+    if is_structural(path, bval=bval, bvec=bvec):
+        return read_volume(path)
+    return read_dwi(path, bval=bval, bvec=bvec)
+
+
+def write_volume(volume: Volume, path: str | os.PathLike, *, overwrite: bool = False, compress: bool = True) -> None:
+    """Write a structural image: three axes, no gradients; whole or not at all. Voxels are stored as by `write_dwi`.
+
+    Parameters and errors as of `write_dwi`.
+
+    Examples
+    --------
+    >>> write_volume(Volume(np.full((4, 5, 6), 0.5), np.eye(4)), "t1.nrrd")
+    >>> float(read_volume("t1.nrrd").image.max())
+    0.5
+    """
+    with scan_outputs([path], structural=True, overwrite=overwrite, compress=compress) as write:
+        write(path, volume)
+
+
 def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False, compress: bool = True) -> None:
     """Write a scan: an image with .bval and .bvec beside it (NIfTI), or NRRD; all of it or nothing.
 
@@ -113,8 +208,8 @@ def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False, com
 
 @contextmanager
 def scan_outputs(
-    paths: Sequence[str | os.PathLike], *, overwrite: bool = False, compress: bool = True
-) -> Iterator[Callable[[str | os.PathLike, DWI], None]]:
+    paths: Sequence[str | os.PathLike], *, structural: bool = False, overwrite: bool = False, compress: bool = True
+) -> Iterator[Callable[[str | os.PathLike, DWI | Volume], None]]:
     """Write several scans in one transaction: all of them appear when the block ends, or none.
 
     Entered before a long computation, it refuses at once what could not be written afterwards, and keeps other runs
@@ -124,12 +219,14 @@ def scan_outputs(
     ----------
     paths : sequence of path
         Every scan that will be written.
+    structural : bool
+        Whether they are structural images, which have no tables beside them.
     overwrite, compress
         As for `write_dwi`.
 
     Yields
     ------
-    callable (path, dwi) that writes one of them.
+    callable (path, scan) that writes one of them.
 
     Raises
     ------
@@ -150,14 +247,18 @@ def scan_outputs(
     >>> Path("first.nii").exists(), Path("second.nrrd").exists()
     (True, True)
     """
-    groups = [output_names(Path(path), scan=True) for path in paths]
+    groups = [output_names(Path(path), scan=not structural) for path in paths]
     with output_files([name for group in groups for name in group], overwrite) as temporary:
         remaining = iter(temporary)
         files = {group[-1]: [next(remaining) for _ in group] for group in groups}
 
-        def write(path: str | os.PathLike, dwi: DWI) -> None:
+        def write(path: str | os.PathLike, scan: DWI | Volume) -> None:
             path = Path(path)
-            format_of(path).write_scan(dwi, files[path], path, compress)
+            if isinstance(scan, DWI):
+                format_of(path).write_scan(scan, files[path], path, compress)
+                return
+            image, dtype = scan.image, stored_dtype(scan.image)
+            format_of(path).write_image(image, scan.affine, files[path], path, dtype, scan.acquisition_axis, compress)
 
         yield write
 
@@ -178,7 +279,8 @@ def read_image(path: str | os.PathLike) -> tuple[NDArray[np.float32], NDArray[np
     ((4, 5, 6), [2.0, 2.0, 3.0, 1.0])
     """
     path = Path(path)
-    return format_of(path).read_image(path)
+    image, affine = format_of(path).read_image(path)[:2]
+    return image, affine
 
 
 def write_image(array: ArrayLike, affine: ArrayLike, path: str | os.PathLike, *, overwrite: bool = False) -> None:

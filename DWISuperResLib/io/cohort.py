@@ -15,6 +15,8 @@ from ..errors import InputError
 def find_scans(patterns: Sequence[str], exclude: Sequence[str] = ()) -> list[Path]:
     """DWI files named by files, folders (searched for NIfTI with a gradient table, and NRRD) and patterns.
 
+    Structural images are taken where they are named one by one: a folder of scans often holds some.
+
     Raises
     ------
     InputError

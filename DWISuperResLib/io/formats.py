@@ -9,9 +9,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -26,12 +23,15 @@ class Format:
     ----------
     read_scan : callable (path, bval, bvec) -> the fields of a DWI in their order
         `bval` and `bvec` are paths of FSL's tables or None.
-    read_image : callable (path) -> (X, Y, Z) float32, (4, 4) affine to RAS mm
+    read_image : callable (path) -> the fields of a Volume in their order
+        (X, Y, Z) float32, (4, 4) affine to RAS mm and, where the file says it, the acquisition axis.
     write_scan : callable (dwi, files, path, compress)
         To temporary names: `files` are those of `tables`, then of `voxels`, then the image; `path` will be its name.
         `compress` False asks for a file that is read at once, where the suffix leaves the choice.
-    write_image : callable (voxels, affine, files, path, dtype)
+    write_image : callable (voxels, affine, files, path, dtype, acquisition_axis=None, compress=True)
         (X, Y, Z) or (X, Y, Z, N), stored as `dtype`; `files` as for `write_scan`, without tables.
+    is_structural : callable (path) -> bool
+        Whether an existing file holds one volume, and no gradients lie in it or, under its name, beside it.
     tables : tuple of str
         Suffixes of the files that hold a scan's gradient table.
     voxels : tuple of str
@@ -44,9 +44,10 @@ class Format:
     """
 
     read_scan: Callable[[Path, str | os.PathLike | None, str | os.PathLike | None], tuple]
-    read_image: Callable[[Path], tuple[NDArray[np.float32], NDArray[np.float64]]]
+    read_image: Callable[[Path], tuple]
     write_scan: Callable[[DWI, Sequence[Path], Path, bool], None]
-    write_image: Callable[[NDArray, NDArray[np.float64], Sequence[Path], Path, np.dtype], None]
+    write_image: Callable[..., None]
+    is_structural: Callable[[Path], bool]
     tables: tuple[str, ...] = ()
     voxels: tuple[str, ...] = ()
 
@@ -66,6 +67,7 @@ def _of_module(module: str, tables: tuple[str, ...] = (), voxels: tuple[str, ...
         _later(module, "read_image"),
         _later(module, "write_scan"),
         _later(module, "write_image"),
+        _later(module, "is_structural"),
         tables,
         voxels,
     )

@@ -35,10 +35,17 @@ def read_scan(path: Path, bval: str | os.PathLike | None, bvec: str | os.PathLik
     return voxels, affine, bvals, fsl_to_ras(bvecs, affine), acquisition_axis
 
 
-def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read one volume: (X, Y, Z) float32 and its affine."""
-    voxels, affine, _ = _read(path, {"one volume": 1})
-    return voxels[..., 0], affine
+def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], int | None]:
+    """Read one volume: (X, Y, Z) float32, its affine and acquisition axis."""
+    voxels, affine, acquisition_axis = _read(path, {"one volume": 1})
+    return voxels[..., 0], affine, acquisition_axis
+
+
+def is_structural(path: Path) -> bool:
+    """Whether it holds one volume without a table of its name; plain `bvals` beside it are those of another image."""
+    with open_input(path) as (stream, _):
+        header = _parse(stream.read(540), path)
+    return _shape(header, path)[3] == 1 and not any((path.parent / n).is_file() for n in _own_tables(path, "bval"))
 
 
 def write_scan(dwi: DWI, files: Sequence[Path], path: Path, compress: bool) -> None:
@@ -57,8 +64,9 @@ def write_image(
     path: Path,
     dtype: np.dtype,
     acquisition_axis: int | None = None,
+    compress: bool = True,
 ) -> None:
-    """Write (X, Y, Z) or (X, Y, Z, N) as NIfTI-1, compressed where `path` ends so."""
+    """Write (X, Y, Z) or (X, Y, Z, N) as NIfTI-1, compressed where `path` ends so, whatever `compress` says."""
     if max(voxels.shape) > np.iinfo(np.int16).max:
         raise InputError(f"The image has shape {voxels.shape}; NIfTI holds at most 32767 voxels an axis: write NRRD.")
     header = nib.Nifti1Header()
@@ -82,14 +90,20 @@ def write_image(
             write_voxels(file, voxels, dtype)
 
 
+def _own_tables(path: Path, kind: str) -> list[str]:
+    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
+    return [f"{stem}.{kind}", f"{stem}.{kind}s"]
+
+
 def _beside(path: Path, kind: str, content: str) -> Path:
     """The table next to the image: by the image's name, else FSL's plain `bvals` or `bvecs`."""
-    stem = re.sub(r"\.nii(\.gz)?$", "", path.name, flags=re.IGNORECASE)
-    for name in (f"{stem}.{kind}", f"{stem}.{kind}s", f"{kind}s"):
+    own = _own_tables(path, kind)
+    for name in (*own, f"{kind}s"):
         if (path.parent / name).is_file():
             return path.parent / name
     raise InputError(
-        f"{path} has no {content} beside it: expected {stem}.{kind} there, or give the file ({kind}=, --{kind})."
+        f"{path} has no {content} beside it: expected {own[0]} there, or give the file ({kind}=, --{kind}); only an "
+        "image of one volume is read as structural without."
     )
 
 
@@ -98,13 +112,7 @@ def _read(path: Path, counts: dict[str, int]) -> tuple[NDArray[np.float32], NDAr
     with open_input(path) as (stream, capacity):
         start = stream.read(540)
         header = _parse(start, path)
-        dims = [int(n) for n in header["dim"]]
-        if not 1 <= dims[0] <= 7:
-            raise InputError(f"{path} says that it has {dims[0]} axes, and NIfTI knows 1 to 7; its header is damaged.")
-        extents = [n for n in dims[4 : dims[0] + 1] if n != 1] or [1]
-        shape = (*[*dims[1 : dims[0] + 1], 1, 1][:3], *extents)
-        if min(shape) < 1 or len(shape) > 4:
-            raise InputError(f"{path} has the dimensions {dims[1:]}; expected up to three of space and one of volumes.")
+        shape = _shape(header, path)
         for name, count in counts.items():
             if count != shape[3]:
                 raise InputError(f"{path} has {shape[3]} volumes, but {name} has {count}; they must belong together.")
@@ -136,6 +144,17 @@ def _parse(start: bytes, path: Path) -> Any:
             if bytes(header["magic"]).startswith(b"n+"):
                 return header
     raise InputError(f"{path} is not a NIfTI file of one piece; convert it (for example with dcm2niix or mrconvert).")
+
+
+def _shape(header: Any, path: Path) -> tuple[int, int, int, int]:
+    dims = [int(n) for n in header["dim"]]
+    if not 1 <= dims[0] <= 7:
+        raise InputError(f"{path} says that it has {dims[0]} axes, and NIfTI knows 1 to 7; its header is damaged.")
+    extents = [n for n in dims[4 : dims[0] + 1] if n != 1] or [1]
+    if min(*dims[1 : dims[0] + 1], *extents) < 1 or len(extents) > 1:
+        raise InputError(f"{path} has the dimensions {dims[1:]}; expected up to three of space and one of volumes.")
+    x, y, z = [*dims[1 : dims[0] + 1], 1, 1][:3]
+    return x, y, z, extents[0]
 
 
 def _dtype(header: Any, path: Path) -> np.dtype:

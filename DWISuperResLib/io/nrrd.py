@@ -80,11 +80,17 @@ def read_scan(path: Path, bval: str | os.PathLike | None = None, bvec: str | os.
     return image.voxels, image.affine, bvals, bvecs, image.acquisition_axis
 
 
-def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read one volume: (X, Y, Z) float32 and its affine."""
+def read_image(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64], int | None]:
+    """Read one volume: (X, Y, Z) float32, its affine and acquisition axis."""
     header, end = _read_header(path)
     image = _read(header, end, path, volumes=1)
-    return image.voxels[..., 0], image.affine
+    return image.voxels[..., 0], image.affine, image.acquisition_axis
+
+
+def is_structural(path: Path) -> bool:
+    """Whether it has three axes and no gradient keys."""
+    header, _ = _read_header(path)
+    return header.get("dimension") == 3 and not any(key.startswith("DWMRI_") for key in header)
 
 
 def write_scan(dwi: DWI, files: Sequence[Path], path: Path, compress: bool) -> None:
@@ -117,10 +123,9 @@ def write_image(
     files: Sequence[Path],
     path: Path,
     dtype: np.dtype,
-    *,
-    keys: Mapping[str, str] | None = None,
     acquisition_axis: int | None = None,
     compress: bool = True,
+    keys: Mapping[str, str] | None = None,
 ) -> None:
     """Write (X, Y, Z) or (X, Y, Z, N) in LPS space, gzipped unless told otherwise; files as for `write_scan`."""
     detached = len(files) > 1

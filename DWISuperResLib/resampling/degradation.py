@@ -16,7 +16,7 @@ from .operators import Matrix, gaussian, map_volumes, operator
 from .scale import Scale, ScaleLike
 
 if TYPE_CHECKING:
-    from ..dwi import DWI
+    from ..dwi import DWI, AnyScan
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ DEGRADATIONS: Registry[Degradation] = Registry("degradation")
 
 
 def degrade(
-    dwi: DWI,
+    scan: AnyScan,
     scale: ScaleLike,
     *,
     model: str = "kspace",
@@ -55,12 +55,12 @@ def degrade(
     fwhm: float | Sequence[float] | None = None,
     snr: float | None = None,
     seed: int = 0,
-) -> DWI:
+) -> AnyScan:
     """Lower the resolution of a scan.
 
     Parameters
     ----------
-    dwi : DWI
+    scan : DWI or Volume
     scale : Scale, number, str or three numbers
         How much coarser: 2 (in-plane), "2.5", "1x1x3", or "4mm", the size of the coarser voxels: see `Scale.parse`.
         The result has the whole number of voxels nearest to n / factor along each axis, over exactly the same field of
@@ -82,8 +82,8 @@ def degrade(
 
     Returns
     -------
-    DWI on the coarser grid over the same field of view; its acquisition axis is the slice axis, which voxel sizes may
-    no longer tell.
+    The scan on the coarser grid over the same field of view; its acquisition axis is the slice axis, which voxel sizes
+    may no longer tell.
 
     Raises
     ------
@@ -100,6 +100,7 @@ def degrade(
     >>> degrade(scan, "1x1x2", model="area").spatial_shape
     (16, 20, 2)
     """
+    dwi = scan.series
     degradation = DEGRADATIONS.find(model)
     axis = slice_axis(dwi, axis)
     scale = Scale.parse(scale, dwi, axis, coarser=True)
@@ -121,7 +122,7 @@ def degrade(
         for n in range(coarse.shape[3]):
             coarse[..., n] = rician(coarse[..., n], sigma, rng)
     affine = scale.coarsen(dwi.affine, dwi.spatial_shape)
-    return replace(dwi, signal=coarse, affine=affine, acquisition_axis=axis)
+    return scan.like(replace(dwi, signal=coarse, affine=affine, acquisition_axis=axis))
 
 
 def _widths(dwi: DWI, shape: Sequence[int], fwhm: float | Sequence[float] | None, axis: int) -> list[float]:

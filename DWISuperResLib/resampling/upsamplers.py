@@ -12,7 +12,7 @@ from .operators import map_volumes, operator
 from .scale import Scale, ScaleLike
 
 if TYPE_CHECKING:
-    from ..dwi import DWI
+    from ..dwi import DWI, AnyScan
 
 Progress = Callable[[float, str], None]
 Cancel = Callable[[], bool]
@@ -31,19 +31,19 @@ UPSAMPLERS: Registry[Upsampler] = Registry("interpolation")
 
 
 def interpolate(
-    dwi: DWI,
+    scan: AnyScan,
     scale: ScaleLike,
     *,
     method: str = "sinc",
     axis: int | str | None = None,
     progress: Progress | None = None,
     cancel: Cancel | None = None,
-) -> DWI:
+) -> AnyScan:
     """Upsample with a classical method.
 
     Parameters
     ----------
-    dwi : DWI
+    scan : DWI or Volume
     scale : Scale, number, str or three numbers
         2 (in-plane), "2.5", "1x1x3", "1.25mm": see `Scale.parse`.
     method : str
@@ -57,7 +57,7 @@ def interpolate(
 
     Returns
     -------
-    DWI on the finer grid over the same field of view.
+    The scan on the finer grid over the same field of view.
 
     Raises
     ------
@@ -77,7 +77,8 @@ def interpolate(
     [2.462, 2.5, 2.5]
     """
     upsample = UPSAMPLERS.find(method)
-    return upsample(dwi, Scale.parse(scale, dwi, axis), progress, cancel)
+    series = scan.series
+    return scan.like(upsample(series, Scale.parse(scale, series, axis), progress, cancel))
 
 
 def separable(kernel: str) -> Upsampler:

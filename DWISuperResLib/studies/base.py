@@ -63,7 +63,12 @@ class StudyOptions:
     ({'seed': 42}, ['data', 'output', 'seed'])
     """
 
-    data: Sequence[str] = field(metadata={"help": "DWI files, folders searched for them, or patterns", "fixed": False})
+    data: Sequence[str] = field(
+        metadata={
+            "help": "files of DWI or structural images, folders or patterns of DWI",
+            "fixed": False,
+        }
+    )
     output: Path = field(metadata={"help": "study folder; resumed if it exists", "fixed": False})
     seed: int = option(42, "of all that is drawn")
 

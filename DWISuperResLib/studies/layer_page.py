@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,8 +34,9 @@ def conclusions(rows: Sequence[dict[str, Any]], untrained_from: str | None) -> l
             sentences.append(
                 f"Largest excess in the DWI residual by depth, in dB: L1 {here['L1']['DWI grid dB']:.1f}, {trend}."
             )
-        best = min(here.values(), key=lambda row: row["FA MAE"])
-        sentences.append(f"Least FA error {name}: {best['loss']} ({best['FA MAE']:.4f}).")
+        if known := [row for row in here.values() if math.isfinite(row["FA MAE"])]:
+            best = min(known, key=lambda row: row["FA MAE"])
+            sentences.append(f"Least FA error {name}: {best['loss']} ({best['FA MAE']:.4f}).")
     if untrained_from:
         sentences.append(
             f"Layers from {untrained_from} on are untrained: pretrained weights of deeper layers were not given."
@@ -128,12 +130,12 @@ def _pictures(rows: Sequence[dict[str, Any]], images: Path, scan: str) -> str:
         path = images / f"x2-{label(row['snr'])}-{row['loss']}-{scan}.npz"
         if path.is_file():
             with np.load(path, allow_pickle=False) as file:
-                shown.append((row["loss"], {key: file[key] for key in ("dwi", "residual", "fa")}))
+                shown.append((row["loss"], {key: file[key] for key in ("dwi", "residual", "fa") if key in file}))
     if not shown:
         return ""
     limits = {key: max(float(np.percentile(np.abs(part[key]), 99.5)) for _, part in shown) for key in shown[0][1]}
-    figure = Figure(figsize=(PAGE, PAGE / len(shown) * 3.6), layout="constrained")
-    for column, (loss, parts) in zip(figure.subplots(3, len(shown), squeeze=False).T, shown, strict=True):
+    figure = Figure(figsize=(PAGE, PAGE / len(shown) * (len(limits) + 0.6)), layout="constrained")
+    for column, (loss, parts) in zip(figure.subplots(len(limits), len(shown), squeeze=False).T, shown, strict=True):
         for axes, (key, picture) in zip(column, parts.items(), strict=True):
             quarter = tuple(slice(n // 4, n // 4 + n // 2) for n in picture.shape)
             low, colours = (0, "gray") if key == "dwi" else (-limits[key], "RdBu_r")

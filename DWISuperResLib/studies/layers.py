@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..dwi import Volume
 from ..errors import InputError
-from ..io import read_dwi, write_dwi
+from ..io import read_scan, scan_outputs
 from .base import (
     STUDIES,
     Cancel,
@@ -296,7 +297,9 @@ def _noisy_copies(files: Sequence[Path], snr: float, seed: int, folder: Path) ->
         copy = folder / label(snr) / f"{number:03d}_{path.name.split('.')[0]}.nii"
         if not copy.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
-            write_dwi(add_noise(read_dwi(path), snr, seed + number), copy)
+            scan = read_scan(path)
+            with scan_outputs([copy], structural=isinstance(scan, Volume)) as write:
+                write(copy, scan.like(add_noise(scan.series, snr, seed + number)))
         copies.append(copy)
     return copies
 

@@ -133,6 +133,8 @@ def run_metric_study(options: MetricOptions, *, progress: Progress | None = None
     rows: list[Row] = []
     for number, (scan, path) in enumerate(_scan_names(files).items()):
         case = replace(open_case(path, options.slices), name=scan)
+        if not case.maps:
+            raise InputError(f"{path} has no gradients for maps, whose errors metrics are to foretell; leave it out.")
 
         def report(done: int, name: str, number: int = number, scan: str = scan) -> None:
             stop_if_cancelled(cancel)

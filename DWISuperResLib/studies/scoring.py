@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..dwi import DWI
-from ..evaluation.scorer import Scorer, Scores
-from ..io import read_dwi
+from ..evaluation.scorer import Scorer, Scores, maps_that_fit
+from ..io import read_scan
 from ..metrics import metrics_of
 from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
 from ..microstructure import brain_mask
@@ -23,7 +23,7 @@ from .base import Row
 
 MAPS = ("fa", "qa")
 WEIGHTED = "weighted"
-"""Group of volumes whose signal is compared."""
+"""Group of volumes whose signal is compared: those weighted, or all where none is."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,20 @@ class Case:
     axis: int
 
     @cached_property
+    def compared(self) -> NDArray[np.intp]:
+        """Volumes whose signal is compared."""
+        return np.flatnonzero(~self.dwi.is_b0 | self.dwi.is_b0.all())
+
+    @cached_property
+    def maps(self) -> tuple[str, ...]:
+        """Maps that are compared: those of `MAPS` that the gradients allow, none of a structural image."""
+        return maps_that_fit(self.dwi, MAPS)
+
+    @cached_property
     def scorer(self) -> Scorer:
         """Of the slices as acquired: weighted volumes, FA and QA, in the brain."""
-        groups = {WEIGHTED: np.flatnonzero(~self.dwi.is_b0)}
-        return Scorer(self.dwi, self.mask, maps=MAPS, groups=groups, regions=("brain",), axis=self.axis)
+        groups = {WEIGHTED: self.compared}
+        return Scorer(self.dwi, self.mask, maps=self.maps, groups=groups, regions=("brain",), axis=self.axis)
 
 
 def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
@@ -55,7 +65,7 @@ def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
 
 def open_case(path: Path, count: int) -> Case:
     """The `count` adjacent slices that show most brain."""
-    dwi = read_dwi(path)
+    dwi = read_scan(path).series
     axis = slice_axis(dwi)
     mask = brain_mask(dwi)
     area = mask.sum(axis=tuple(a for a in range(3) if a != axis))
@@ -101,21 +111,20 @@ def score_case(
     test = restore(case, low, checkpoint=checkpoint)
     scores = case.scorer(test)
     row = row_of(case, scores)
-    weighted = ~case.dwi.is_b0
-    signal = case.dwi.signal[..., weighted]
-    residual = test.signal[..., weighted] - signal
+    signal = case.dwi.signal[..., case.compared]
+    residual = test.signal[..., case.compared] - signal
     level = float(signal[case.mask].mean())
     slices = np.moveaxis(residual, (3, case.axis), (0, 1))
     masks = np.moveaxis(case.mask, case.axis, 0)
     stacks = {"DWI": (slices.reshape(-1, *slices.shape[2:]) / level, np.tile(masks, (len(slices), 1, 1)))}
-    stacks |= {name.upper(): (np.moveaxis(scores.difference[name], case.axis, 0), masks) for name in MAPS}
-    for quantity, (stack, inside) in stacks.items():
-        found = grid_artefact_index(stack, inside)
-        row[f"{quantity} grid dB"] = found.total_db
-        row[f"{quantity} grid rms"] = found.total_amplitude
-        row[f"{quantity} grid periods"] = ",".join(map(str, found.periods_found)) or "none"
+    stacks |= {name.upper(): (np.moveaxis(scores.difference[name], case.axis, 0), masks) for name in case.maps}
+    for quantity in ("DWI", *map(str.upper, MAPS)):
+        found = grid_artefact_index(*stacks[quantity]) if quantity in stacks else None
+        row[f"{quantity} grid dB"] = found.total_db if found else math.nan
+        row[f"{quantity} grid rms"] = found.total_amplitude if found else math.nan
+        row[f"{quantity} grid periods"] = ",".join(map(str, found.periods_found if found else ())) or "none"
         for period in PERIODS:
-            row[f"{quantity} dB {period} px"] = found.excess_db[period]
+            row[f"{quantity} dB {period} px"] = found.excess_db[period] if found else math.nan
     middle = case.mask.shape[case.axis] // 2
     images.mkdir(exist_ok=True)
     name = checkpoint.stem if checkpoint else f"x{scale}-{label(snr)}-sinc"
@@ -123,7 +132,7 @@ def score_case(
         images / f"{name}-{case.name}.npz",
         dwi=np.take((signal + residual)[..., 0], middle, case.axis) / level,
         residual=np.take(residual[..., 0], middle, case.axis) / level,
-        **{map_name: np.take(scores.difference[map_name], middle, case.axis) for map_name in MAPS},
+        **{map_name: np.take(scores.difference[map_name], middle, case.axis) for map_name in case.maps},
     )
     return row
 

@@ -228,7 +228,7 @@ def _damaged(folder: Path, reason: Exception | str) -> InputError:
 
 
 def _write_copy(path: Path, folder: Path, kind: str) -> None:
-    dwi = io.read_dwi(path)
+    dwi = io.read_scan(path).series
     mask = brain_mask(dwi)
     if not mask.any():
         raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")

@@ -76,8 +76,6 @@ def describe_scans(config: Configuration, scans: list[Scan], model: str | None) 
     found = []
     for scan in distinct[:: -(-len(distinct) // SCANS_DESCRIBED)]:
         dwi = scan.dwi()
-        if dwi.is_b0.all():
-            continue
         for triple in config.served:
             scale = Scale.of_slices(*triple, axis=scan.axis)
             low = dwi if model is None else degrade(dwi, scale, model=model, axis=scan.axis)

@@ -125,7 +125,11 @@ class Data(Section):
     """Scans, their division into subjects, and how patches are drawn from them."""
 
     scans: Annotated[
-        list[str], Field(min_length=1, description="DWI files, folders searched for them, or glob patterns")
+        list[str],
+        Field(
+            min_length=1,
+            description="DWI files, folders searched for them, or glob patterns; files of structural images",
+        ),
     ]
     validation: float | list[str] = Field(
         default=0.2, description="fraction of subjects held out, below 1, or files, folders, patterns"
