@@ -10,7 +10,7 @@ from ..errors import MissingDependencyError
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
 from .options import Common, Writing, argument, degradations, names_of, option, positive, seed, upsamplers
-from .scans import SCALE_HELP, SCALES, read, read_mask, tell_slice_axis
+from .scans import GUIDE_HELP, SCALE_HELP, SCALES, read, read_guide, read_mask, tell_slice_axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,7 @@ class Evaluate(Writing):
     outdir: Path = argument("folder for report.html, scores.tsv and scores.json")
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: tuple[str, ...] = option("networks", ("default",), metavar="NAME|FILE")
+    guide: str | None = option(GUIDE_HELP, None, metavar="FILE")
     methods: tuple[str, ...] | None = option(
         "upsamplers, names with commas between them (default: all)", None,
         choices=upsamplers, parse=names_of(upsamplers),
@@ -57,6 +58,7 @@ class Evaluate(Writing):
                 model=self.degradation,
                 snr=self.snr,
                 seed=self.seed,
+                guide=read_guide(self.guide),
                 mask=read_mask(self.mask, dwi),
                 fit=self.fit,
                 distances=None if self.distances is None else tuple(self.distances.lower().split(",")),

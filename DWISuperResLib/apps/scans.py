@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SCALES = "2|2.5|1x1x3|1.25mm"
 SCALE_HELP = "in-plane factor up to 5, a factor for each voxel axis, or a voxel size"
+GUIDE_HELP = "for a guided checkpoint: a T1w or other image that lies on the scan's anatomy"
 METHOD_OPTIONS = {"axis"}
 """Inference options that interpolation has, too."""
 
@@ -50,6 +51,7 @@ class Run(Writing):
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: str | None = option("network to use (default: default)", None, metavar="NAME|FILE")
     method: str | None = option("interpolate instead of using a network", None, choices=upsamplers)
+    guide: str | None = option(GUIDE_HELP, None, metavar="FILE")
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
@@ -97,7 +99,7 @@ class Run(Writing):
             for part in fields(self.inference)
             if part.name not in METHOD_OPTIONS and getattr(self.inference, part.name) != part.default
         ]
-        changed += [name for name in ("checkpoint", "uncertainty", "mask") if getattr(self, name)]
+        changed += [name for name in ("checkpoint", "guide", "uncertainty", "mask") if getattr(self, name)]
         if changed:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
@@ -112,7 +114,8 @@ class Run(Writing):
         from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         checkpoint = load_checkpoint(self.checkpoint or "default")
-        options = {**asdict(self.inference), "mask": mask, "progress": report.part(0, 0.95)}
+        guide = read_guide(self.guide)
+        options = {**asdict(self.inference), "guide": guide, "mask": mask, "progress": report.part(0, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)
@@ -293,6 +296,15 @@ def read_mask(path: str | None, dwi: DWI | Volume) -> NDArray[np.bool_] | None:
     if not (mask > 0).any():
         raise InputError(f"The mask {path} is empty: no voxel is above 0; give one that covers the brain.")
     return mask > 0
+
+
+def read_guide(path: str | None) -> Volume | None:
+    """A guide; None where none was given."""
+    if path is None:
+        return None
+    from ..io import read_volume
+
+    return read_volume(path)
 
 
 def grid_text(dwi: DWI | Volume) -> str:

@@ -128,6 +128,11 @@ class Card:
         return tuple(int(f) if f == int(f) else f for f in planes)
 
     @property
+    def guided(self) -> bool:
+        """Whether the network is shown a guide: a registered image of another contrast or of higher resolution."""
+        return self.view.get("guide") is True
+
+    @property
     def served_text(self) -> str:
         """The factors for people: in-plane ones as a number, others as three."""
         return ", ".join(
@@ -202,6 +207,7 @@ def describe(card: Card) -> str:
         "Name": card.name,
         "Task": f"{card.task} {', '.join(scales)}".strip(),
         "Architecture": f"{card.architecture}({arguments})",
+        "Guide": "a registered image, such as a T1w" if card.guided else "",
         "Normalisation": card.normalisation,
         "Degradation": _facts(card.degradation),
         "Voxel size": ", ".join(f"{name.replace('_', '-')} {text}" for name, text in limits.items()),

@@ -165,6 +165,7 @@ def evaluate(
     model: str = "kspace",
     snr: float | None = None,
     seed: int = 0,
+    guide: Volume | None = None,
     mask: NDArray[np.bool_] | None = None,
     fit: str = "wls",
     distances: Sequence[str] | None = None,
@@ -188,6 +189,8 @@ def evaluate(
         Classical interpolations; all of `UPSAMPLERS` by default.
     model, snr, seed
         Of the degradation, see `degradation.degrade`.
+    guide : Volume, optional
+        For the guided ones among the checkpoints, see `inference.predict.super_resolve`.
     mask : array of bool, shape (X, Y, Z), optional
         Region that is measured; `microstructure.brain_mask` of the reference by default.
     fit : {"wls", "ols", "iwls"}
@@ -206,7 +209,7 @@ def evaluate(
     Raises
     ------
     InputError
-        If no method or checkpoint is given, or one cannot be used.
+        If no method or checkpoint is given, or one cannot be used, or a guide is given and none is guided.
     Cancelled
         If `cancel` returned True.
 
@@ -226,9 +229,14 @@ def evaluate(
     if max(asked.factors) == 1 or not (methods or checkpoints):
         raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
-    from ..checkpoints import load_checkpoint
-    from ..inference.predict import super_resolve
+    from ..checkpoints import load_checkpoint, read_card
+    from ..inference.predict import check_guide, super_resolve
 
+    cards = [read_card(source) for source in checkpoints]
+    if guide is not None and not cards:
+        raise InputError("A guide serves checkpoints alone, and none is evaluated; leave it out, or name a guided one.")
+    for card in [card for card in cards if card.guided] or cards:
+        check_guide(card.name, card.guided, guide is not None)
     scorer = _scorer(scan, mask, axis, fit, distances)
     low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
     # Whole voxels move the factor a little; this one leads back onto the original's grid.
@@ -261,7 +269,8 @@ def evaluate(
         label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
         up = super_resolve(
-            low, checkpoint, back, progress=lambda part, message: report(part / 2, message), cancel=cancel,
+            low, checkpoint, back, guide=guide if checkpoint.card.guided else None,
+            progress=lambda part, message: report(part / 2, message), cancel=cancel,
             **{**asdict(inference), "axis": axis},
         )  # fmt: skip
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
@@ -274,6 +283,8 @@ def evaluate(
     if checkpoints:
         conditions |= {name: value for name, value in asdict(inference).items() if name != "axis"}
         conditions["trained on"] = trained_on
+    if guide is not None:
+        conditions["guide, sha256"] = signal_hash(guide.series)
     conditions["region"] = "brain mask of the reference" if mask is None else "given mask"
     conditions["seconds"] = round(time.perf_counter() - started, 1)
     return _evaluation(scorer, conditions, found, checks)

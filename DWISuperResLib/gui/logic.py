@@ -95,6 +95,7 @@ class Logic:
         *,
         checkpoint: str = "default",
         scale: float | str = 2,
+        guide=None,
         device: str = "auto",
         precision: str = "auto",
         sliceAxis: str = "",
@@ -116,6 +117,8 @@ class Logic:
             Name of a shipped checkpoint or path of a .safetensors file.
         scale : number or str
             One of those the checkpoint has: 2 within the slice, or as the command line takes it ("1x1x3").
+        guide : vtkMRMLScalarVolumeNode, optional
+            For a checkpoint trained with one: a T1w or other image that lies on the scan, its transform included.
         device : "auto", "cpu", "cuda" or "mps"
         precision : "auto", "fp32", "bf16" or "fp16"
         sliceAxis : "", "i", "j" or "k"
@@ -140,7 +143,7 @@ class Logic:
             precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent
         )
         return self._process(
-            inputVolume, outputVolume, checkpoint, scale, device, options, uncertainty,
+            inputVolume, outputVolume, checkpoint, scale, guide, device, options, uncertainty,
             wait=waitForCompletion, on_progress=onProgress, on_finished=onFinished,
         )  # fmt: skip
 
@@ -180,7 +183,7 @@ class Logic:
 
         def start(scan, on_progress, on_finished):
             return self._process(
-                scan, None, checkpoint, scale, device, options, uncertainty,
+                scan, None, checkpoint, scale, None, device, options, uncertainty,
                 wait=False, on_progress=on_progress, on_finished=on_finished,
             )  # fmt: skip
 
@@ -194,6 +197,7 @@ class Logic:
         target: Any,
         checkpoint: str,
         scale: float | str,
+        guide: Any,
         device: str,
         options: InferenceOptions,
         uncertainty: bool,
@@ -230,8 +234,12 @@ class Logic:
         arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", wanted]
         arguments += ["--checkpoint", str(checkpoint), *options.as_arguments(), "--uncompressed"]
         arguments += ["--uncertainty", str(deviations)] if uncertainty else []
+        nodes = {"input.nrrd": node}
+        if guide is not None:
+            nodes["guide.nrrd"] = (_write_guide, guide, node)
+            arguments += ["--guide", str(folder / "guide.nrrd")]
         steps = [*self._probe(device), self._step(arguments, device=device)]
-        return self._run({"input.nrrd": node}, steps, folder, finish, wait, on_progress, on_finished)
+        return self._run(nodes, steps, folder, finish, wait, on_progress, on_finished)
 
     def simulateLowResolution(
         self,
@@ -324,7 +332,7 @@ class Logic:
         arguments += ["--maps", ",".join(values), "--format", "nrrd"]
         nodes = {"reference.nrrd": reference, "test.nrrd": test}
         if mask is not None:
-            nodes["mask.nrrd"] = (mask, grid)
+            nodes["mask.nrrd"] = (_write_mask, mask, grid)
             arguments += ["--mask", str(folder / "mask.nrrd")]
         steps.append(self._step(arguments))
         colours = {part: folder / f"colours-{part}.npy" for part in files if coloured}
@@ -417,7 +425,8 @@ class Logic:
         try:
             for name, node in nodes.items():
                 if isinstance(node, tuple):
-                    _write_mask(node[0], node[1], folder / name)
+                    write, own, beside = node
+                    write(own, beside, folder / name)
                 else:
                     mrml.write_dwi_nrrd(node, folder / name)
         except Exception:
@@ -460,3 +469,9 @@ def _write_mask(mask: Any, grid: Any, path: Path) -> None:
     from ..io import write_image
 
     write_image(mrml.mask_array(mask, grid), mrml.ijk_to_ras(grid), path)
+
+
+def _write_guide(guide: Any, scan: Any, path: Path) -> None:
+    from ..io import write_volume
+
+    write_volume(mrml.volume_from_node(guide, scan), path, compress=False)

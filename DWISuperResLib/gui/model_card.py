@@ -17,6 +17,8 @@ from ..resampling.grid import slice_axis
 def scale_label(factors: Sequence[float]) -> str:
     """Factors of a card for people: one number within the slice; along the slices where they become thinner."""
     first, second, across = factors
+    if first == second == across:
+        return _("×{factor} isotropic").format(factor=f"{first:g}")
     plane = f"×{first:g}" if first == second else f"×{first:g} ×{second:g}"
     if across == 1:
         return plane
@@ -49,6 +51,7 @@ def card_html(card: Card) -> str:
     """The card for a QLabel: a line a fact; what the file says is escaped, since it may come from anywhere."""
     rows = (
         (_("Scale factors"), ", ".join(map(scale_label, card.factors))),
+        (_("Guide"), _("needs a registered image, such as a T1w") if card.guided else ""),
         (_("Trained on"), _plain(card.training.get("scans", ""))),
         (_("Low resolution by"), _plain(card.degradation.get("model", ""))),
         (_("Held-out scores"), _facts({k: v for k, v in card.scores.items() if not isinstance(v, Mapping)})),

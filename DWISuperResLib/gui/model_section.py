@@ -1,4 +1,4 @@
-"""Section 2: the checkpoint, its card, warnings, and the scale factors it has."""
+"""Section 2: the checkpoint, its card, warnings, the scale factors it has, and the guide if it was trained with one."""
 
 from __future__ import annotations
 
@@ -30,6 +30,11 @@ class ModelSection:
         names = [name for name in shipped_checkpoints() if read_card(name).task == TASK]
         set_entries(self._ui.checkpointComboBox, [(name, name) for name in names])
 
+    @property
+    def guided(self) -> bool:
+        """Whether the chosen checkpoint was trained with a guide."""
+        return self.card is not None and self.card.guided
+
     def update(self) -> None:
         """Show the card of the chosen checkpoint and warn where the input lies outside of its training."""
         parameters = self._panel.parameters
@@ -44,6 +49,8 @@ class ModelSection:
             self._offer_scales(self.card, parameters)
         if self.card is not None and parameters.inputVolume is not None:
             warnings = domain_warnings(self.card, parameters.inputVolume, parameters.sliceAxis.value)
+        for widget in (self._ui.guideSelector, self._ui.guideSelectorLabel):
+            widget.visible = self.guided
         self._ui.modelWarningLabel.text = "\n".join(f"⚠ {warning}" for warning in warnings)
         self._ui.modelWarningLabel.visible = bool(warnings)
 

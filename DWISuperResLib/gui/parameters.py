@@ -14,6 +14,7 @@ import qt
 from slicer import (
     vtkMRMLDiffusionWeightedVolumeNode,
     vtkMRMLLabelMapVolumeNode,
+    vtkMRMLScalarVolumeNode,
     vtkMRMLSegmentationNode,
 )
 from slicer.i18n import tr as _
@@ -83,6 +84,7 @@ class ParameterNode:
     inputVolume: vtkMRMLDiffusionWeightedVolumeNode
     checkpoint: str = "default"
     scale: str = "2"
+    guideVolume: vtkMRMLScalarVolumeNode
     device: Device = Device.AUTO
     precision: Precision = Precision.AUTO
     sliceAxis: SliceAxis = SliceAxis.AUTO

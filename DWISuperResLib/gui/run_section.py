@@ -30,12 +30,14 @@ class RunSection:
         self._overlaid = None
 
     def update(self) -> None:
-        """Apply needs an input and a readable checkpoint, and nothing else running."""
+        """Apply needs an input, a readable checkpoint and the guide it was trained with, and nothing else running."""
         parameters = self._panel.parameters
         idle = parameters is not None and not self._panel.logic.isRunning and self._panel.model.card is not None
-        self._control.update(idle and parameters.inputVolume is not None)
+        guided = self._panel.model.guided
+        ready = idle and parameters.inputVolume is not None
+        self._control.update(ready and (parameters.guideVolume is not None or not guided))
         self._list_folders()
-        self._batch.update(idle and bool(self._scans()))
+        self._batch.update(idle and not guided and bool(self._scans()))  # a guide belongs to one scan
         self._update_overlay()
 
     def forget(self) -> None:
@@ -47,6 +49,7 @@ class RunSection:
         return self._panel.logic.process(
             p.inputVolume,
             p.outputVolume,
+            guide=p.guideVolume if self._panel.model.guided else None,
             **self._options(),
             waitForCompletion=False,
             onProgress=on_progress,

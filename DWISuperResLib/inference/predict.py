@@ -20,12 +20,13 @@ from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike
 from .canvas import Canvas
 from .devices import resolve_device, resolve_precision
+from .guides import placed
 from .memory import Batcher, buffers_reused
 from .options import InferenceOptions
 from .projection import Projection
 
 if TYPE_CHECKING:
-    from ..dwi import DWI, AnyScan
+    from ..dwi import DWI, AnyScan, Volume
 
 Progress = Callable[[float, str], None]
 
@@ -41,6 +42,7 @@ def super_resolve(
     checkpoint: str | Checkpoint = "default",
     scale: ScaleLike = 2,
     *,
+    guide: Volume | None = None,
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -58,6 +60,9 @@ def super_resolve(
         A shipped name, a `.safetensors` file, or one already loaded.
     scale : Scale, number, str or three numbers
         One that the checkpoint serves; see `Scale.parse`.
+    guide : Volume, optional
+        For a checkpoint whose card says `guided`: an image of higher resolution or another contrast that lies on the
+        scan's anatomy by its header. On any grid; it is resliced, and normalised by the mean of its foreground.
     mask : array (X, Y, Z), optional
         Only what shows a voxel of it is predicted.
     progress : callable, optional
@@ -78,6 +83,8 @@ def super_resolve(
             equal the input; see `projection.Projection`.
         batch_size : int
             Tiles computed at once; by default chosen for the device. When memory runs out it is halved.
+        unchecked_guide : bool
+            Take the guide as it lies, see `guides.placed`.
 
     Returns
     -------
@@ -86,7 +93,8 @@ def super_resolve(
     Raises
     ------
     InputError
-        If the checkpoint does not serve the scale, an option has no such value, or a volume is no magnitude image.
+        If the checkpoint does not serve the scale, an option has no such value, a volume is no magnitude image, or the
+        checkpoint needs a guide and there is none that lies on the scan, or takes none.
     ProcessingError
         If a single slice does not fit into the device's memory.
     Cancelled
@@ -101,7 +109,7 @@ def super_resolve(
     >>> result.spatial_shape, np.array_equal(result.bvecs, scan.bvecs)
     ((32, 32, 2), True)
     """
-    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), mask)
+    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), guide, mask)
     return scan.like(run(progress, cancel)[0])
 
 
@@ -110,6 +118,7 @@ def super_resolve_with_uncertainty(
     checkpoint: str | Checkpoint = "default",
     scale: ScaleLike = 2,
     *,
+    guide: Volume | None = None,
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -133,7 +142,7 @@ def super_resolve_with_uncertainty(
     >>> spread.shape == result.signal.shape, bool(spread.min() >= 0)
     (True, True)
     """
-    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), mask)
+    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), guide, mask)
     result, spread = run(progress, cancel, keep_spread=True)
     assert spread is not None
     return scan.like(result), spread
@@ -148,6 +157,7 @@ class _Run:
         checkpoint: str | Checkpoint,
         scale: ScaleLike,
         options: InferenceOptions,
+        guide: Volume | None,
         mask: NDArray[np.bool_] | None,
     ) -> None:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
@@ -177,6 +187,11 @@ class _Run:
         self.fine = self.frame.along(self.shape)
         inside = self.frame.view(_predicted(dwi, axis, mask))
         self.tiles = self.view.tiles(self.fine, _nearest(inside, self.fine))
+        self.guide: NDArray[np.float32] | None = None
+        check_guide(card.name, self.view.guide, guide is not None)
+        if guide is not None:
+            shape = self.view.guide_shape(dwi.spatial_shape, self.shape)
+            self.guide = self.frame.view(placed(guide, dwi, shape, unchecked=options.unchecked_guide))
 
     def __call__(
         self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
@@ -224,7 +239,8 @@ class _Run:
         for start in range(0, len(self.tiles), group):
             tiles = self.tiles[start : start + group]
             slabs = [torch.from_numpy(view.slab(self.low, tile, self.fine)).to(self.device) for tile in tiles]
-            x = torch.cat([assembler.show(slab, volumes) for slab in slabs])
+            guides = [self._guide_of(tile) for tile in tiles]
+            x = torch.cat([assembler.show(slab, volumes, guide) for slab, guide in zip(slabs, guides, strict=True)])
             repeated = volumes.repeat(len(tiles))
             for part, mean, deviation in batch(x):
                 if not torch.isfinite(mean).all():
@@ -238,6 +254,13 @@ class _Run:
                     shown = repeated[part][inside].numpy()
                     done = (start + own + 1) / len(self.tiles)
                     yield done, (tile, shown, images[inside], None if spread is None else spread[inside])
+
+    def _guide_of(self, tile: Tile) -> torch.Tensor | None:
+        """What a tile shows of the guide; a slice on the coarse grid ends where that does."""
+        if self.guide is None:
+            return None
+        part = self.guide[tile.box]
+        return torch.from_numpy(part.reshape(part.shape[-self.view.dimensions :]).copy()).to(self.device)
 
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         size = self.tiles[0].shape[-self.view.dimensions :]
@@ -266,6 +289,17 @@ class _Run:
         if self.view.dimensions == 2:
             return images
         return max(1, images * USUAL_SLICE // max(int(np.prod(self.tiles[0].shape)), 1) if self.tiles else 1)
+
+
+def check_guide(name: str, guided: bool, given: bool) -> None:
+    """InputError unless a checkpoint that is shown a guide is given one, and no other."""
+    if guided and not given:
+        raise InputError(
+            f"The checkpoint {name!r} was trained with a guide: give an image such as a T1w that is registered to "
+            "the scan (guide=, --guide), or choose another checkpoint."
+        )
+    if given and not guided:
+        raise InputError(f"The checkpoint {name!r} takes no guide; leave it out, or choose one trained with one.")
 
 
 def _stacked_along(scale: Scale, axis: int) -> int:

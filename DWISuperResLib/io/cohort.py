@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +93,47 @@ def divide(
     if not training:
         raise InputError("No scans are left for training; hold out or exclude fewer.")
     return training, kept
+
+
+def find_guide(scan: Path, guides: str | Mapping[str, str] | None) -> Path | None:
+    """The registered structural image that belongs to a scan; None where there are no guides.
+
+    Parameters
+    ----------
+    scan : path
+    guides : str or mapping of str to str, optional
+        A pattern relative to the scan's folder, with {name} for the scan's file name without suffix; or, for every
+        scan, by its path or file name, the guide's path.
+
+    Raises
+    ------
+    InputError
+        Unless exactly one file is found.
+
+    Examples
+    --------
+    >>> for name in ("sub-1_dwi.nii.gz", "sub-1_dwi_T1w.nii.gz"):
+    ...     Path(name).touch()
+    >>> find_guide(Path("sub-1_dwi.nii.gz"), "{name}_T1w.nii*").name
+    'sub-1_dwi_T1w.nii.gz'
+    >>> find_guide(Path("sub-1_dwi.nii.gz"), {"sub-1_dwi.nii.gz": "sub-1_dwi_T1w.nii.gz"}).name
+    'sub-1_dwi_T1w.nii.gz'
+    """
+    if guides is None:
+        return None
+    if isinstance(guides, str):
+        named = guides.replace("{name}", glob.escape(scan.name.split(".")[0]))
+        pattern = str(Path(glob.escape(str(scan.parent))) / named)
+        found = sorted(Path(match).resolve() for match in glob.glob(pattern))
+    else:
+        by_path = {Path(key).expanduser().resolve(): value for key, value in guides.items()}
+        wanted = by_path.get(scan.resolve(), guides.get(scan.name))
+        pattern = wanted or "an entry of its own"
+        found = [Path(wanted).expanduser().resolve()] if wanted and Path(wanted).expanduser().is_file() else []
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "nothing"
+        raise InputError(f"The guide of {scan} is {listed}; expected one file, by {pattern}: mend data.guide.")
+    return found[0]
 
 
 def subject_of(path: Path, pattern: str | None = None) -> str:

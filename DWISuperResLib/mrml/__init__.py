@@ -34,6 +34,7 @@ from .volumes import (
     read_dwi_nrrd,
     scale_between,
     size_in_bytes,
+    volume_from_node,
     write_dwi_nrrd,
 )
 
@@ -69,5 +70,6 @@ __all__ = [
     "uncertainty_of",
     "update_comparison",
     "update_self_checks",
+    "volume_from_node",
     "write_dwi_nrrd",
 ]

@@ -12,7 +12,7 @@ import vtk
 from numpy.typing import ArrayLike, NDArray
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
-from ..dwi import DWI
+from ..dwi import DWI, Volume
 from ..errors import InputError, ProcessingError
 from ..resampling.grid import ras_corners, regridded_affine
 from ..resampling.scale import Scale
@@ -61,6 +61,24 @@ def dwi_from_node(node) -> DWI:
     array = _array(node)
     bvals, bvecs = gradient_table(node)
     return DWI(array.transpose(2, 1, 0, 3), ijk_to_ras(node), bvals, bvecs)
+
+
+def volume_from_node(node: Any, scan: Any) -> Volume:
+    """The image in a vtkMRMLScalarVolumeNode, placed relative to a scan's node as views show both.
+
+    Raises
+    ------
+    InputError
+        If the node is empty or has several components, or a transform between the two is not linear.
+    """
+    array = _array(node)
+    if array.shape[3] != 1:
+        raise InputError(f"{node.GetName()} has {array.shape[3]} components; choose a volume of one, such as a T1w.")
+    between = vtk.vtkMatrix4x4()
+    transforms = node.GetParentTransformNode(), scan.GetParentTransformNode()
+    if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*transforms, between):
+        raise InputError(f"The transform of {node.GetName()} is not linear; harden it, and choose the result.")
+    return Volume(array[..., 0].transpose(2, 1, 0), slicer.util.arrayFromVTKMatrix(between) @ ijk_to_ras(node))
 
 
 def header(node: Any) -> DWI:

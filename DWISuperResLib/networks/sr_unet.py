@@ -34,7 +34,7 @@ class SRUNet(nn.Module):
         Channels on the finest level; each level below has twice as many at half the resolution.
     blocks : sequence of int
         Residual blocks per level, finest first; the finest level has that many again on the way up.
-    neighbours, guidance
+    neighbours, guidance, guide
         See `views.SliceView`.
     band_limited : bool
         Low resolution means a smaller k-space matrix (degradation model kspace). Off where the input is blurred or
@@ -55,6 +55,7 @@ class SRUNet(nn.Module):
         neighbours: int = 1,
         guidance: Sequence[str] = ("mean_b0", "mean_dwi"),
         band_limited: bool = True,
+        guide: bool = False,
     ) -> None:
         super().__init__()
         if not all(isinstance(n, int) and 0 < n <= 512 for n in (*scales, width, *blocks)) or not scales or not blocks:
@@ -63,7 +64,7 @@ class SRUNet(nn.Module):
             )
         if width * 2 ** len(blocks) > 4096:
             raise InputError(f"width {width} on {len(blocks)} levels is over 4096 channels; take fewer.")
-        self.view = SliceView(neighbours, tuple(guidance))
+        self.view = SliceView(neighbours, tuple(guidance), guide)
         self.scales = tuple(scales)
         self.band_limited = band_limited
         widths = [width * 2**level for level in range(len(blocks))]

@@ -62,6 +62,8 @@ class View(Protocol):
     dimensions: ClassVar[int]
     """Spatial axes of the network's images: 2 (rows, columns) or 3 (slices, rows, columns)."""
     guidance: tuple[str, ...]
+    guide: bool
+    """Whether the last channel is a guide: an image of another contrast or of higher resolution."""
 
     @property
     def channels(self) -> int:
@@ -76,6 +78,9 @@ class View(Protocol):
 
     def slab(self, low: NDArray, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
         """(N, context, *n) signal of the coarse `low` (N, slices, rows, columns) that a tile of the fine grid shows."""
+
+    def guide_shape(self, coarse: Sequence[int], fine: Sequence[int]) -> tuple[int, ...]:
+        """Matrix of the grid that tiles are shown on, and so guides: that of the scan, or the fine one."""
 
     def weight(self, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32] | None:
         """Weight of a tile's answer where tiles overlap, up to a factor; None: tiles do not overlap."""
@@ -94,6 +99,8 @@ class SliceView:
         Adjacent slices of the same volume on either side, 0 to 8.
     guidance : tuple of str
         Of `GUIDANCE`: images made from all volumes of the same slice.
+    guide : bool
+        Whether a guide's slice, lowered to the coarse grid, is shown as well.
 
     Examples
     --------
@@ -104,12 +111,14 @@ class SliceView:
 
     neighbours: int = 0
     guidance: tuple[str, ...] = ()
+    guide: bool = False
     dimensions: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance", _checked_guidance(self.guidance))
         if self.neighbours not in range(9):
             raise InputError(f"neighbours is {self.neighbours!r}; expected 0 to 8 slices on either side.")
+        _check_guide(self.guide)
 
     @property
     def context(self) -> int:
@@ -118,8 +127,8 @@ class SliceView:
 
     @property
     def channels(self) -> int:
-        """The slice, its neighbours, the guidance images."""
-        return self.context + len(self.guidance)
+        """The slice, its neighbours, the guidance images, the guide."""
+        return self.context + len(self.guidance) + self.guide
 
     def tiles(self, shape: Sequence[int], inside: NDArray[np.bool_]) -> list[Tile]:
         """A tile for each slice that shows anything of `inside` (slices, rows, columns)."""
@@ -132,12 +141,16 @@ class SliceView:
         members = np.clip(np.arange(position - k, position + k + 1), 0, low.shape[1] - 1)
         return np.ascontiguousarray(low[:, members], np.float32)
 
+    def guide_shape(self, coarse: Sequence[int], fine: Sequence[int]) -> tuple[int, ...]:
+        """The scan's."""
+        return tuple(coarse)
+
     def weight(self, tile: Tile, shape: Sequence[int]) -> None:
         """Slices do not overlap."""
 
     def describe(self) -> dict[str, Any]:
         """For a checkpoint's card."""
-        return {"kind": "slice", "neighbours": self.neighbours, "guidance": list(self.guidance)}
+        return {"kind": "slice", "neighbours": self.neighbours, "guidance": list(self.guidance), **_told(self.guide)}
 
 
 @dataclass(frozen=True)
@@ -155,6 +168,8 @@ class BlockView:
         Of `GUIDANCE`: images made from all volumes of the same block.
     kernel : str
         How blocks are interpolated, see `resampling.operators.operator`.
+    guide : bool
+        Whether a guide's block, on the fine grid, is shown as well.
 
     Examples
     --------
@@ -166,6 +181,7 @@ class BlockView:
     overlap: int = 16
     guidance: tuple[str, ...] = ()
     kernel: str = "bspline"
+    guide: bool = False
     dimensions: ClassVar[int] = 3
     context: ClassVar[int] = 1
 
@@ -176,11 +192,12 @@ class BlockView:
                 f"The blocks have size {self.size!r} and overlap {self.overlap!r}; expected a size up to 512 voxels "
                 "and an overlap of at most half of it."
             )
+        _check_guide(self.guide)
 
     @property
     def channels(self) -> int:
-        """The block and the guidance images."""
-        return 1 + len(self.guidance)
+        """The block, the guidance images, the guide."""
+        return 1 + len(self.guidance) + self.guide
 
     def tiles(self, shape: Sequence[int], inside: NDArray[np.bool_]) -> list[Tile]:
         """Overlapping blocks over the whole grid, those without anything of `inside` left out."""
@@ -205,6 +222,10 @@ class BlockView:
             part = np.moveaxis(np.tensordot(rows[:, window], part, axes=(1, axis)), 0, axis)
         return np.ascontiguousarray(part[:, None], np.float32)
 
+    def guide_shape(self, coarse: Sequence[int], fine: Sequence[int]) -> tuple[int, ...]:
+        """That of the fine grid."""
+        return tuple(fine)
+
     def weight(self, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
         """One inside; towards another block it falls to zero over the middle half of the overlap."""
         ramps = []
@@ -224,8 +245,18 @@ class BlockView:
         """For a checkpoint's card."""
         return {
             "kind": "block", "size": self.size, "overlap": self.overlap, "guidance": list(self.guidance),
-            "kernel": self.kernel,
+            "kernel": self.kernel, **_told(self.guide),
         }  # fmt: skip
+
+
+def _check_guide(guide: object) -> None:
+    if not isinstance(guide, bool):
+        raise InputError(f"guide is {guide!r}; expected true or false.")
+
+
+def _told(guide: bool) -> dict[str, bool]:
+    """On cards of guided networks alone: those of others, older ones too, know no guide."""
+    return {"guide": True} if guide else {}
 
 
 def _starts(n: int, edge: int, overlap: int) -> list[int]:
@@ -305,14 +336,18 @@ class Assembler:
         matrices = [GUIDANCE[name](bvals, bvecs, normalisation.gains) for name in view.guidance]
         self._guidance = torch.from_numpy(np.stack(matrices).astype(np.float32)) if matrices else None
 
-    def show(self, slab: torch.Tensor, volumes: Sequence[int] | torch.Tensor) -> torch.Tensor:
-        """Assemble channels: the image, its neighbours in the order -1, +1, -2, +2, ..., guidance.
+    def show(
+        self, slab: torch.Tensor, volumes: Sequence[int] | torch.Tensor, guide: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Assemble channels: the image, its neighbours in the order -1, +1, -2, +2, ..., guidance, the guide.
 
         Parameters
         ----------
         slab : tensor, shape (N, context, *n)
             Signal of every volume, the image itself in the middle.
         volumes : sequence of int, length B
+        guide : tensor, shape *n, where the view shows one
+            Of mean 1 in its foreground.
 
         Returns
         -------
@@ -323,12 +358,14 @@ class Assembler:
         k = self.view.context // 2
         order = [k] + [k + side * step for step in range(1, k + 1) for side in (-1, 1)]
         volumes = torch.as_tensor(volumes, device=slab.device)
-        channels = (slab[volumes][:, order] - self.offset) * self._gains_of(volumes, slab)
-        if self._guidance is None:
-            return channels
-        guidance = self._guidance.to(slab.device)[:, volumes]
-        images = torch.tensordot(guidance, slab[:, k] - self.offset, dims=([2], [0]))
-        return torch.cat((channels, images.transpose(0, 1)), dim=1)
+        parts = [(slab[volumes][:, order] - self.offset) * self._gains_of(volumes, slab)]
+        if self._guidance is not None:
+            guidance = self._guidance.to(slab.device)[:, volumes]
+            images = torch.tensordot(guidance, slab[:, k] - self.offset, dims=([2], [0]))
+            parts.append(images.transpose(0, 1))
+        if guide is not None:
+            parts.append(guide.expand(len(volumes), 1, *guide.shape))
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def restore(self, images: torch.Tensor, volumes: Sequence[int] | torch.Tensor) -> torch.Tensor:
         """Network intensity (B, 1, *n) back to signal; an empty volume stays empty."""

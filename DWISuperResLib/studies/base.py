@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -149,6 +150,27 @@ class TrainingOptions(StudyOptions):
                 "give a number of steps."
             )
         return steps // STEPS_PER_EPOCH * STEPS_PER_EPOCH
+
+
+def step_seconds(tree: Mapping[str, Any]) -> float:
+    """Seconds of one training step of slices, forward and backward, on noise of the batch's shape."""
+    import torch
+
+    from ..losses import build_loss
+    from ..networks import build
+
+    data, scale = tree["data"], tree["scales"][0]
+    network: Any = build(tree["network"]["architecture"], **tree["network"]["arguments"])
+    loss = build_loss(tree["loss"])
+    side, count = data["patch"] // scale, data["slabs"] * data["patches"]
+    best = math.inf
+    for _ in range(3):
+        shown = torch.rand(count, network.view.channels, side, side)
+        wanted = torch.rand(count, 1, side * scale, side * scale)
+        start = time.perf_counter()
+        loss(network(shown, wanted.shape[2:]), wanted)[0].backward()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 class RunStudy(Protocol):

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..dwi import DWI
+from ..dwi import DWI, Volume
 from ..evaluation.scorer import Scorer, Scores, maps_that_fit
 from ..io import read_scan
 from ..metrics import metrics_of
@@ -77,8 +77,13 @@ def open_case(path: Path, count: int) -> Case:
     return Case(path.name.split(".")[0], replace(dwi, signal=dwi.signal[block], affine=affine), mask[block], axis)
 
 
-def restore(case: Case, low: DWI, *, method: str = "sinc", checkpoint: str | Path | None = None) -> DWI:
-    """Bring a scan of lower resolution back onto the case's grid, by a network or by interpolation."""
+def restore(
+    case: Case, low: DWI, *, method: str = "sinc", checkpoint: str | Path | None = None, guide: Volume | None = None
+) -> DWI:
+    """Bring a scan of lower resolution back onto the case's grid, by a network or by interpolation.
+
+    A guide is taken as it lies: a few slices say too little of its place.
+    """
     scale = Scale.between(low.spatial_shape, case.dwi.spatial_shape)
     if checkpoint is None:
         from ..resampling.upsamplers import interpolate
@@ -86,7 +91,9 @@ def restore(case: Case, low: DWI, *, method: str = "sinc", checkpoint: str | Pat
         return interpolate(low, scale, method=method, axis=case.axis)
     from ..inference.predict import super_resolve
 
-    return super_resolve(low, str(checkpoint), scale, precision="fp32", axis=case.axis)
+    return super_resolve(
+        low, str(checkpoint), scale, guide=guide, unchecked_guide=True, precision="fp32", axis=case.axis
+    )
 
 
 def row_of(case: Case, scores: Scores) -> Row:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from .. import io
 from ..dwi import DWI
 from ..errors import DWISuperResError, InputError
-from ..io.cohort import divide
+from ..inference.guides import placed
+from ..io.cohort import divide, find_guide
 from ..microstructure import brain_mask
 from ..networks.views import Normalisation
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
@@ -47,6 +48,8 @@ class Scan:
     normalisation : Normalisation
     level : float
         Mean signal of the b0 volumes (of all volumes where there is none) in the brain.
+    guide_path : Path, optional
+        File of the guide, whose copy lies on the scan's grid.
     """
 
     path: Path
@@ -58,6 +61,7 @@ class Scan:
     affine: NDArray[np.float64]
     normalisation: Normalisation
     level: float
+    guide_path: Path | None = None
 
     # Opened on first use in each process: a memory map sent to a worker would be copied.
     @cached_property
@@ -69,6 +73,11 @@ class Scan:
     def mask(self) -> NDArray[np.bool_]:
         """(slices, rows, columns) the brain."""
         return self.frame.view(_mapped(self.folder / "mask.npy"))
+
+    @cached_property
+    def guide(self) -> NDArray[np.float32]:
+        """(slices, rows, columns) the guide, of mean 1 in its foreground; where the scan has one."""
+        return self.frame.view(_mapped(self.folder / "guide.npy"))
 
     @cached_property
     def frame(self) -> Frame:
@@ -149,7 +158,7 @@ class Scan:
         return np.ascontiguousarray(self.signal[volumes], np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k not in ("signal", "mask")}
+        return {k: v for k, v in self.__dict__.items() if k not in ("signal", "mask", "guide")}
 
 
 def divided(config: Configuration) -> tuple[list[Path], list[Path]]:
@@ -158,22 +167,25 @@ def divided(config: Configuration) -> tuple[list[Path], list[Path]]:
     return divide(data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed)
 
 
-def open_scan(path: Path, cache: Path, normalisation: str) -> Scan:
-    """Memory-map a scan as acquired, writing the copy first if it is not in `cache`.
+def open_scan(path: Path, cache: Path, normalisation: str, guides: str | Mapping[str, str] | None = None) -> Scan:
+    """Memory-map a scan as acquired, and its guide, writing the copy first if it is not in `cache`.
+
+    `guides` as for `io.cohort.find_guide`.
 
     Raises
     ------
     InputError
-        If the scan cannot be read or shows no brain, or its copy is damaged.
+        If the scan cannot be read or shows no brain, its guide does not lie on it, or its copy is damaged.
     """
-    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation)}"
+    guide = find_guide(path, guides)
+    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation, guide)}"
     if not (folder / "scan.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise _damaged(folder, "it holds no scan.json")
         cache.mkdir(parents=True, exist_ok=True)
         try:
             with io.output_directory(folder, wait=True) as temporary:
-                _write_copy(path, temporary, normalisation)
+                _write_copy(path, temporary, normalisation, guide)
         except DWISuperResError:
             # Another process has written the same copy meanwhile.
             if not (folder / "scan.json").is_file():
@@ -190,6 +202,7 @@ def open_scan(path: Path, cache: Path, normalisation: str) -> Scan:
             affine=np.array(facts["affine"], np.float64),
             normalisation=Normalisation(float(facts["offset"]), np.array(facts["gains"], np.float32)),
             level=float(facts["level"]),
+            guide_path=guide,
         )
         _check(scan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -206,13 +219,17 @@ def _check(scan: Scan) -> None:
         raise ValueError("its signal, mask and tables do not belong together")
     if mask.dtype != bool or signal.dtype not in STORED_AS or scan.axis not in (0, 1, 2):
         raise ValueError(f"it holds {signal.dtype} and {mask.dtype}")
+    if scan.guide_path is not None and (scan.guide.shape, scan.guide.dtype) != (scan.mask.shape, np.float32):
+        raise ValueError("its guide is of another matrix")
 
 
-def _key(path: Path, normalisation: str) -> str:
-    """Of the image and everything beside it that bears its name: a corrected gradient table is another scan."""
+def _key(path: Path, normalisation: str, guide: Path | None) -> str:
+    """Of image, guide and all beside that bears the image's name: a corrected gradient table is another scan."""
     stem = path.name.split(".")[0]
     beside = [p for p in path.parent.iterdir() if p.name.split(".")[0] == stem or p.name in ("bvals", "bvecs")]
     stamps = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in {path, *beside} if p.is_file())
+    if guide is not None:
+        stamps.append((str(guide), guide.stat().st_size, guide.stat().st_mtime_ns))
     return hashlib.sha256(f"{path}|{stamps}|{normalisation}|frame".encode()).hexdigest()[:16]
 
 
@@ -227,7 +244,7 @@ def _damaged(folder: Path, reason: Exception | str) -> InputError:
     return InputError(f"The cached copy {folder} is damaged ({reason}); delete that folder, it is made again.")
 
 
-def _write_copy(path: Path, folder: Path, kind: str) -> None:
+def _write_copy(path: Path, folder: Path, kind: str, guide: Path | None) -> None:
     dwi = io.read_scan(path).series
     mask = brain_mask(dwi)
     if not mask.any():
@@ -254,6 +271,12 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
         for volume in np.moveaxis(dwi.signal, 3, 0):
             file.write(volume.astype(dtype).tobytes(order="F"))
     np.save(folder / "mask.npy", np.asfortranarray(mask))
+    if guide is not None:
+        try:
+            resliced = placed(io.read_volume(guide), dwi, dwi.spatial_shape)
+        except InputError as error:
+            raise InputError(f"{guide}, the guide of {path}: {error}") from error
+        np.save(folder / "guide.npy", np.asfortranarray(resliced))
     (folder / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
 
 

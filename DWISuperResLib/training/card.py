@@ -36,6 +36,7 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
     holes = {"holes": "16 x 16 px, Poisson-disc distributed, over half of every slice"}
     drawn: dict[str, Any] = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
     degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
+    guides = sorted({scan.guide_path.name for scan in scans if scan.guide_path})
     statistics = describe_scans(config, scans, degradation.get("model"))
     return Card(
         name=config.name,
@@ -57,6 +58,7 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         training={
             "scans": sorted(path.name for path in data.files),
             "held_out": sorted(path.name for path in data.held_out),
+            **({"guides": guides} if guides else {}),
             "steps": reached["step"],
             "minutes": round(reached["seconds"] / 60, 2),
             "seed": config.seed,

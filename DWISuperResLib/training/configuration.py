@@ -139,6 +139,11 @@ class Data(Section):
         default=None,
         description="regular expression; scans whose paths match to the same text are one subject",
     )
+    guide: str | dict[str, str] | None = Field(
+        default=None,
+        description="structural image of each scan, for guided networks: a pattern relative to the scan's folder, "
+        "{name} being its name ({name}_T1w.nii.gz), or a mapping of scans to files",
+    )
     cache: Path | None = Field(default=None, description="folder of the memory-mapped copies; default: <output>/cache")
     axes: Literal["acquisition", "all"] = Field(
         default="acquisition", description="planes that networks of slices train on: as acquired, or all three"

@@ -18,24 +18,15 @@ from ..dwi import B0_THRESHOLD
 from ..errors import InputError
 from ..microstructure.tensor import determines_tensor
 from ..networks.views import Assembler, Tile, View
-from ..resampling.operators import operator
 from .cache import Scan, open_scan
 from .configuration import Configuration
 from .configuration import Factors as Triple
-from .tasks import TASKS, Slab, separable
+from .tasks import TASKS, Slab, lowered, separable
 from .validation import Case, prepare
 
 Batch = dict[str, Any]
 DRAWS_BEFORE_GIVING_UP = 100
 """Draws of directions, none of which determines a tensor, after which it is no coincidence."""
-
-
-def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
-    """(..., *n) coarsened to `shape` along its last axes: band-limited, as if acquired with larger voxels."""
-    return separable(
-        slab,
-        [operator(n, m, "antialiased_lanczos") for n, m in zip(slab.shape[-len(shape) :], shape, strict=True)],
-    )
 
 
 def windowed(slab: Slab, alphas: Sequence[float] | NDArray[np.float64]) -> Slab:
@@ -158,7 +149,8 @@ class Batches(Dataset):
         slab = self._varied(slab, scan.normalisation.gains[shown], len(place.shape), rng)
         region = place.cut(rng)
         slab, mask = slab[_last(region)], mask[tuple(region)]
-        channels = self._channels(slab, place, shown, drawn.ravel(), rng)
+        guide = self._guide(place, position, region) if self.view.guide else None
+        channels = self._channels(slab, guide, place, shown, drawn.ravel(), rng)
         target = torch.from_numpy(slab[np.searchsorted(shown, drawn.ravel()), self.view.context // 2])
         gains = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
         target = (target - scan.normalisation.offset) * gains.view(-1, *(1,) * (target.ndim - 1))
@@ -193,6 +185,11 @@ class Batches(Dataset):
             slab, mask = lowered(slab, place.shape), mask[np.ix_(*nearest)]
         return slab, np.asarray(mask)
 
+    def _guide(self, place: Place, position: int, region: Sequence[slice]) -> Slab:
+        """(*n) of the guide, on the fine grid."""
+        guide = place.scan.guide[position] if self.view.dimensions == 2 else place.scan.guide
+        return lowered(np.asarray(guide), place.shape)[tuple(region)]
+
     def _varied(self, slab: Slab, gains: NDArray[np.float32], dimensions: int, rng: np.random.Generator) -> Slab:
         """Another scanner's k-space filter and contrast."""
         augmentation = self.config.augmentation
@@ -205,7 +202,13 @@ class Batches(Dataset):
         return slab
 
     def _channels(
-        self, slab: Slab, place: Place, shown: NDArray[np.intp], drawn: NDArray[np.intp], rng: np.random.Generator
+        self,
+        slab: Slab,
+        guide: Slab | None,
+        place: Place,
+        shown: NDArray[np.intp],
+        drawn: NDArray[np.intp],
+        rng: np.random.Generator,
     ) -> torch.Tensor:
         """(len(drawn), C, *n) what the network is shown of the degraded slab."""
         low = TASKS[self.config.task](slab, place.scan, place.factors, self.config, rng)
@@ -216,7 +219,8 @@ class Batches(Dataset):
             full = np.zeros((place.scan.count, *low.shape[1:]), np.float32)
             full[shown] = low
             low = full
-        return self.assemblers[id(place.scan)].show(torch.from_numpy(low), torch.from_numpy(drawn))
+        seen = None if guide is None else torch.from_numpy(lowered(guide, low.shape[2:]))
+        return self.assemblers[id(place.scan)].show(torch.from_numpy(low), torch.from_numpy(drawn), seen)
 
     def _corner(
         self,
@@ -327,7 +331,7 @@ class DWIData(lightning.LightningDataModule):
         self.cache = config.data.cache or config.output / "cache"
 
     def _open(self, path: Path) -> Scan:
-        return open_scan(path, self.cache, self.config.normalisation)
+        return open_scan(path, self.cache, self.config.normalisation, self.config.data.guide)
 
     def _looked_at(self, scan: Scan) -> list[Scan]:
         """A scan in every plane that the network is shown."""

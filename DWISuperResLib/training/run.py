@@ -116,6 +116,12 @@ def make_network(config: Configuration) -> Any:
         start(network, wanted.start_from)
     network.eval()
     view = network.view
+    if view.guide != (config.data.guide is not None):
+        raise InputError(
+            "The network has the argument guide: true, but data.guide names no images; set it."
+            if view.guide
+            else "data.guide names images, but the network is shown none; give it the argument guide: true."
+        )
     for triple in config.served:
         for factors in tried_factors(triple, view.dimensions):
             size = tuple(round(TRIED * f) for f in factors)

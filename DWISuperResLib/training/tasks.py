@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from ..resampling.degradation import DEGRADATIONS, rician
+from ..resampling.operators import operator
 from .cache import Scan
 from .configuration import Configuration
 
@@ -70,6 +71,12 @@ def holes(shape: Sequence[int], rng: np.random.Generator, side: int = 16, share:
 
 TASKS: dict[str, Task] = {"super-resolution": reduce_resolution, "denoising": add_noise, "ssfd": cut_holes}
 """By the configuration's name of the task."""
+
+
+def lowered(slab: Slab, shape: Sequence[int]) -> Slab:
+    """(..., *n) coarsened to `shape` along its last axes: band-limited, as if acquired with larger voxels."""
+    pairs = zip(slab.shape[-len(shape) :], shape, strict=True)
+    return separable(slab, [None if n == m else operator(n, m, "antialiased_lanczos") for n, m in pairs])
 
 
 def separable(slab: Slab, matrices: Sequence[NDArray[np.float64] | None]) -> Slab:

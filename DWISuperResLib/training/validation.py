@@ -18,7 +18,7 @@ from ..resampling.upsamplers import interpolate
 from .cache import Scan
 from .configuration import Configuration, Factors
 from .monitors import MAPS, monitors
-from .tasks import TASKS
+from .tasks import TASKS, lowered
 
 VOLUMES_AT_A_TIME = 64
 """That the network is given."""
@@ -37,12 +37,15 @@ class Case:
         What interpolation starts from.
     slabs : list of array
         Of each slice (N, context, h, w); of a view of blocks the whole stack (N, slices, h, w).
+    guides : list of array
+        Of each slice (h, w); of a view of blocks the stack (slices, rows, columns) on the fine grid; empty without.
     scan : Scan
     """
 
     scorer: Scorer
     coarse: DWI
     slabs: list[NDArray[np.float32]]
+    guides: list[NDArray[np.float32]]
     scan: Scan
 
     @property
@@ -65,12 +68,14 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
             for p in positions
         ]
         coarse = np.stack([slab[:, view.context // 2] for slab in slabs])
+        guides = [lowered(scan.guide[int(p)], coarse.shape[2:]) for p in positions] if view.guide else []
     else:
         start = int(np.argmax(np.convolve(scan.brain_area, np.ones(count), "valid")))
         positions = np.arange(start, start + count)
         stack = np.ascontiguousarray(scan.signal[:, start : start + count], np.float32)
         slabs = [TASKS[config.task](stack, scan, factors, config, rng)]
         coarse = slabs[0].swapaxes(0, 1)
+        guides = [np.array(scan.guide[start : start + count])] if view.guide else []
     signal = scan.signal[:, positions].astype(np.float32).swapaxes(0, 1)
     reference = _as_dwi(signal, scan, scan.frame_sizes)
     sizes = scan.frame_sizes * [n / m for n, m in zip(_lengths(signal), _lengths(coarse), strict=True)]
@@ -82,7 +87,7 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
         regions=("brain",),
         axis=2,
     )
-    return Case(scorer, _as_dwi(coarse, scan, sizes), slabs, scan)
+    return Case(scorer, _as_dwi(coarse, scan, sizes), slabs, guides, scan)
 
 
 def predict(network: Callable, case: Case, view: View, device: torch.device) -> DWI:
@@ -94,9 +99,13 @@ def predict(network: Callable, case: Case, view: View, device: torch.device) -> 
     tiles = view.tiles(shape, np.ones(shape, bool))
     canvas = Canvas(result, view, tiles)
     for number, tile in enumerate(tiles):
-        slab = case.slabs[number] if view.dimensions == 2 else view.slab(case.slabs[0], tile, shape)
+        if view.dimensions == 2:
+            slab, guide = case.slabs[number], case.guides[number] if view.guide else None
+        else:
+            slab, guide = view.slab(case.slabs[0], tile, shape), case.guides[0][tile.box] if view.guide else None
+        seen = None if guide is None else torch.from_numpy(np.ascontiguousarray(guide))
         for volumes in torch.arange(len(result)).split(VOLUMES_AT_A_TIME):
-            shown = assembler.show(torch.from_numpy(slab), volumes).to(device)
+            shown = assembler.show(torch.from_numpy(slab), volumes, seen).to(device)
             images = assembler.restore(network(shown, tile.shape[-view.dimensions :]).float().cpu(), volumes)
             canvas.add(images.clamp_min(0).numpy(), tile, volumes.numpy())
     return _as_dwi(result.swapaxes(0, 1), scan, scan.frame_sizes)
