@@ -184,8 +184,8 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
             wrong = found[("with", "shifted")]
             change, worse = (100 * (value / without - 1) for value in (guided, wrong))
             sentences.append(
-                f"{measure}: {without:.4g} without a guide, {guided:.4g} with it ({change:+.1f} %), {wrong:.4g} with it "
-                f"at a wrong place ({worse:+.1f} %); sinc {found[('sinc', 'none')]:.4g}."
+                f"{measure}: {without:.4g} without a guide, {guided:.4g} with it ({change:+.1f} %), {wrong:.4g} with "
+                f"it at a wrong place ({worse:+.1f} %); sinc {found[('sinc', 'none')]:.4g}."
             )
     return sentences
 

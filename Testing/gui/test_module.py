@@ -83,6 +83,37 @@ def launcher(tmp_path, limits):
     return str(path)
 
 
+def test_a_guide_reaches_the_network_with_its_transform(module, tmp_path):
+    import torch
+
+    from DWISuperResLib.checkpoints import Card, save_checkpoint
+    from DWISuperResLib.networks import build
+
+    torch.manual_seed(0)
+    arguments = {"scales": [2], "width": 4, "blocks": [1], "neighbours": 0, "guide": True}
+    network = build("sr_unet", **arguments)
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    path = tmp_path / "guided.safetensors"
+    save_checkpoint(path, network.state_dict(), Card("guided", "sr_unet", arguments, (2,)))
+    dwi = dsr.phantom((24, 28, 4), (8, 8, 20), supersampling=1, shells=((0, 1), (1000, 6)))
+    guide = dsr.Volume(np.sqrt(dwi.signal[..., 0]), dwi.affine)
+    node = mrml.add_dwi_node(dwi, "scan")
+    # The image is stored elsewhere; a transform brings it back.
+    move = np.eye(4)
+    move[:3, 3] = 30, -40, 50
+    image = slicer.util.addVolumeFromArray(np.ascontiguousarray(guide.image.T), np.linalg.inv(move) @ dwi.affine, "T1w")
+    transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+    transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(move))
+    logic = make_logic(module)
+    with pytest.raises(InputError, match="guide"):
+        logic.process(node, checkpoint=str(path), guide=image, device="cpu", precision="fp32")
+    image.SetAndObserveTransformNodeID(transform.GetID())
+    output = logic.process(node, checkpoint=str(path), guide=image, device="cpu", precision="fp32")
+    expected = dsr.super_resolve(dwi, path, 2, guide=guide, device="cpu", precision="fp32")
+    np.testing.assert_allclose(mrml.dwi_from_node(output).signal, expected.signal, rtol=1e-3, atol=0.5)
+
+
 def test_scenario_nodes(module):
     from DWISuperResLib.gui import self_test
 

@@ -1,5 +1,6 @@
 """The real .ui and the real widget in the minimal host: every control both ways, Apply, progress, Cancel, failures."""
 
+import dataclasses
 import os
 import sys
 from pathlib import Path
@@ -115,7 +116,7 @@ def test_every_parameter_has_one_widget(widget):
     assert sorted(bound) == sorted(type(widget.panel.parameters).allParameters)
 
 
-def controls(ui, second, label):
+def controls(ui, second, label, image):
     """Widget, how the user changes it, and the value it then has."""
     from DWISuperResLib.gui import parameters as p
 
@@ -123,6 +124,7 @@ def controls(ui, second, label):
         "inputVolume": (lambda: ui.inputSelector.setCurrentNode(second), second),
         "checkpoint": (lambda: setattr(ui.checkpointComboBox, "currentIndex", 1), "other"),
         "scale": (lambda: setattr(ui.scaleComboBox, "currentIndex", 1), "4"),
+        "guideVolume": (lambda: ui.guideSelector.setCurrentNode(image), image),
         "device": (lambda: setattr(ui.deviceComboBox, "currentIndex", 1), p.Device.CPU),
         "precision": (lambda: setattr(ui.precisionComboBox, "currentIndex", 1), p.Precision.FP32),
         "sliceAxis": (lambda: setattr(ui.sliceAxisComboBox, "currentIndex", 3), p.SliceAxis.K),
@@ -158,8 +160,9 @@ def tick(ui, label):
 def test_every_control_both_ways(widget, scan, small_dwi, host):
     second = mrml.add_dwi_node(small_dwi, "second")
     label = slicer.util.addVolumeFromArray(np.ones((4, 10, 12), np.uint8), None, "mask", "vtkMRMLLabelMapVolumeNode")
+    image = slicer.util.addVolumeFromArray(np.ones((4, 10, 12), np.float32), None, "T1w")
     parameters = widget.panel.parameters
-    table = controls(widget.panel.ui, second, label)
+    table = controls(widget.panel.ui, second, label, image)
     assert set(table) == set(type(parameters).allParameters)
     before = {name: getattr(parameters, name) for name in table}
     shown_before = shown(widget)
@@ -214,6 +217,29 @@ def test_tooltips_keyboard_and_mnemonics(widget):
     for earlier, later in (("inputSelector", "checkpointComboBox"), ("applyButton", "referenceSelector")):
         assert stops.index(earlier) < stops.index(later)
     assert all(hasattr(widget.panel.ui, name) for name in stops)
+
+
+def test_the_guide_is_asked_for_where_the_model_was_trained_with_one(widget, scan, monkeypatch):
+    from DWISuperResLib.gui import model_section
+
+    ui, parameters = widget.panel.ui, widget.panel.parameters
+    assert not ui.guideSelector.visible
+    assert ui.applyButton.enabled
+    guided = dataclasses.replace(CARD, factors=((2, 2, 1), (1, 1, 3), (2, 2, 2)), view={"kind": "slice", "guide": True})
+    monkeypatch.setattr(model_section, "read_card", lambda name: guided)
+    parameters.checkpoint = "other"
+    assert ui.guideSelector.visible
+    assert ui.guideSelectorLabel.visible
+    assert "Guide" in ui.cardDetailsLabel.text
+    assert [ui.scaleComboBox.itemText(n) for n in range(3)] == ["×3 across the slices", "×2", "×2 isotropic"]
+    assert not ui.applyButton.enabled
+    assert not ui.batchButton.enabled
+    parameters.guideVolume = slicer.util.addVolumeFromArray(np.ones((4, 10, 12), np.float32), None, "T1w")
+    assert ui.applyButton.enabled
+    asked = []
+    monkeypatch.setattr(widget.logic, "process", lambda *nodes, **options: asked.append(options["guide"]))
+    ui.applyButton.click()
+    assert asked == [parameters.guideVolume]
 
 
 def test_card_and_warnings(widget, scan, small_dwi):

@@ -81,6 +81,26 @@ def test_file_round_trip_keeps_gradients(scene, affine, tmp_path):
     np.testing.assert_array_equal(mrml.gradient_table(back)[1], mrml.gradient_table(node)[1])
 
 
+@pytest.mark.parametrize("affine", GRIDS.values(), ids=GRIDS)
+def test_an_image_lies_on_a_scan_as_views_show_both(scene, affine):
+    """Under transforms of their own; the scan is given to the library without its own."""
+    image = np.random.default_rng(0).normal(size=(6, 5, 4)).astype(np.float32)
+    node = slicer.util.addVolumeFromArray(np.ascontiguousarray(image.T), affine, "T1w")
+    scan = mrml.add_dwi_node(dwi_on(np.eye(4)), "scan")
+    back = mrml.volume_from_node(node, scan)
+    np.testing.assert_array_equal(back.image, image)
+    np.testing.assert_allclose(back.affine, affine, atol=1e-12)
+    of_image, of_scan = oblique_affine((1, 1, 1), (0.1, 0.2, 0)), oblique_affine((1, 1, 1), (0, -0.1, 0.3))
+    for moved, matrix in ((node, of_image), (scan, of_scan)):
+        transform = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLLinearTransformNode")
+        transform.SetMatrixTransformToParent(slicer.util.vtkMatrixFromArray(matrix))
+        moved.SetAndObserveTransformNodeID(transform.GetID())
+    expected = np.linalg.inv(of_scan) @ of_image @ affine
+    np.testing.assert_allclose(mrml.volume_from_node(node, scan).affine, expected, atol=1e-9)
+    with pytest.raises(InputError, match="9 components"):
+        mrml.volume_from_node(scan, scan)
+
+
 def test_measurement_frame_turns_gradients(scene):
     node = mrml.add_dwi_node(dwi_on(np.eye(4)), "scan")
     _, before = mrml.gradient_table(node)
