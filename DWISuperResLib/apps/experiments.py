@@ -10,7 +10,7 @@ from ..errors import MissingDependencyError
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
 from .options import Common, Writing, argument, degradations, names_of, option, positive, seed, upsamplers
-from .scans import GUIDE_HELP, SCALE_HELP, SCALES, read, read_guide, read_mask, tell_slice_axis
+from .scans import GUIDE_HELP, SCALE_HELP, SCALES, UNCHECKED_HELP, read, read_guide, read_mask, tell_slice_axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,7 @@ class Evaluate(Writing):
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: tuple[str, ...] = option("networks", ("default",), metavar="NAME|FILE")
     guide: str | None = option(GUIDE_HELP, None, metavar="FILE")
+    unchecked_guide: bool = option(UNCHECKED_HELP, False)
     methods: tuple[str, ...] | None = option(
         "upsamplers, names with commas between them (default: all)", None,
         choices=upsamplers, parse=names_of(upsamplers),
@@ -58,7 +59,7 @@ class Evaluate(Writing):
                 model=self.degradation,
                 snr=self.snr,
                 seed=self.seed,
-                guide=read_guide(self.guide),
+                **read_guide(self.guide, self.unchecked_guide),
                 mask=read_mask(self.mask, dwi),
                 fit=self.fit,
                 distances=None if self.distances is None else tuple(self.distances.lower().split(",")),

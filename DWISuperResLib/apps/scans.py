@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 SCALES = "2|2.5|1x1x3|1.25mm"
 SCALE_HELP = "in-plane factor up to 5, a factor for each voxel axis, or a voxel size"
+UNCHECKED_HELP = "take the guide even where it does not seem to lie on the scan's anatomy"
 GUIDE_HELP = "for a guided checkpoint: a T1w or other image that lies on the scan's anatomy"
 METHOD_OPTIONS = {"axis"}
 """Inference options that interpolation has, too."""
@@ -52,6 +53,7 @@ class Run(Writing):
     checkpoint: str | None = option("network to use (default: default)", None, metavar="NAME|FILE")
     method: str | None = option("interpolate instead of using a network", None, choices=upsamplers)
     guide: str | None = option(GUIDE_HELP, None, metavar="FILE")
+    unchecked_guide: bool = option(UNCHECKED_HELP, False)
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
@@ -99,7 +101,9 @@ class Run(Writing):
             for part in fields(self.inference)
             if part.name not in METHOD_OPTIONS and getattr(self.inference, part.name) != part.default
         ]
-        changed += [name for name in ("checkpoint", "guide", "uncertainty", "mask") if getattr(self, name)]
+        changed += [
+            name for name in ("checkpoint", "guide", "unchecked_guide", "uncertainty", "mask") if getattr(self, name)
+        ]
         if changed:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
@@ -114,8 +118,8 @@ class Run(Writing):
         from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         checkpoint = load_checkpoint(self.checkpoint or "default")
-        guide = read_guide(self.guide)
-        options = {**asdict(self.inference), "guide": guide, "mask": mask, "progress": report.part(0, 0.95)}
+        guide = read_guide(self.guide, self.unchecked_guide)
+        options = {**asdict(self.inference), **guide, "mask": mask, "progress": report.part(0, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)
@@ -298,13 +302,15 @@ def read_mask(path: str | None, dwi: DWI | Volume) -> NDArray[np.bool_] | None:
     return mask > 0
 
 
-def read_guide(path: str | None) -> Volume | None:
-    """A guide; None where none was given."""
+def read_guide(path: str | None, unchecked: bool) -> dict[str, Any]:
+    """What `super_resolve` and `evaluate` are given of a guide, if there is one."""
     if path is None:
-        return None
+        if unchecked:
+            raise InputError("--unchecked-guide says how a guide is taken, and there is none; add --guide.")
+        return {}
     from ..io import read_volume
 
-    return read_volume(path)
+    return {"guide": read_volume(path), "unchecked_guide": unchecked}
 
 
 def grid_text(dwi: DWI | Volume) -> str:

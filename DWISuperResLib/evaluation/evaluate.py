@@ -166,6 +166,7 @@ def evaluate(
     snr: float | None = None,
     seed: int = 0,
     guide: Volume | None = None,
+    unchecked_guide: bool = False,
     mask: NDArray[np.bool_] | None = None,
     fit: str = "wls",
     distances: Sequence[str] | None = None,
@@ -189,7 +190,7 @@ def evaluate(
         Classical interpolations; all of `UPSAMPLERS` by default.
     model, snr, seed
         Of the degradation, see `degradation.degrade`.
-    guide : Volume, optional
+    guide, unchecked_guide
         For the guided ones among the checkpoints, see `inference.predict.super_resolve`.
     mask : array of bool, shape (X, Y, Z), optional
         Region that is measured; `microstructure.brain_mask` of the reference by default.
@@ -230,6 +231,7 @@ def evaluate(
         raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
     from ..checkpoints import load_checkpoint, read_card
+    from ..inference.guides import check_place
     from ..inference.predict import check_guide, super_resolve
 
     cards = [read_card(source) for source in checkpoints]
@@ -237,6 +239,8 @@ def evaluate(
         raise InputError("A guide serves checkpoints alone, and none is evaluated; leave it out, or name a guided one.")
     for card in [card for card in cards if card.guided] or cards:
         check_guide(card.name, card.guided, guide is not None)
+    if guide is not None and not unchecked_guide:
+        check_place(guide, dwi)  # of the scan as it is: at low resolution its anatomy tells the place less well
     scorer = _scorer(scan, mask, axis, fit, distances)
     low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
     # Whole voxels move the factor a little; this one leads back onto the original's grid.
@@ -269,7 +273,7 @@ def evaluate(
         label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
         up = super_resolve(
-            low, checkpoint, back, guide=guide if checkpoint.card.guided else None,
+            low, checkpoint, back, guide=guide if checkpoint.card.guided else None, unchecked_guide=True,
             progress=lambda part, message: report(part / 2, message), cancel=cancel,
             **{**asdict(inference), "axis": axis},
         )  # fmt: skip

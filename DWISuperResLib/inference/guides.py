@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import permutations, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -23,37 +22,46 @@ from ..resampling.reslice import field_of_view, reslice
 if TYPE_CHECKING:
     from ..dwi import DWI
 
+FOREGROUND = 0.15
+"""Of a guide's brightest voxels, from which on it counts as head, where its edges are looked at."""
 LEAST_COVERED = 0.9
 """Share of the brain that a guide's field of view has to hold."""
 
-STEP_MM = 4.0
+STEP_MM = 3.0
 """Voxels in which places are compared."""
-HALF = 28
+HALF = 37
 """Of the cube around the brain that is compared, in these voxels."""
-AROUND = (-6, -4, -2, 0, 2, 4, 6)
-"""Shifts that are tried along each axis, in these voxels."""
+MARGIN = 3
+"""Voxels around the brain that are compared as well: the skull tells the place, too."""
+REACH_MM = 24.0
+"""Shifts up to here along each axis are tried."""
 HERE_MM = 8.5
 """Shifts up to here may fit better than none: echo-planar images are distorted by as much, and heads move."""
-BINS = 32
-MARGIN = 2
-"""Voxels around the brain that are compared as well: the skull and what surrounds it tell the place, too."""
+AHEAD = 1.05
+"""By which factor a guide fits better at its place than farther away. Of seven real pairs of a DWI and a T1w the least
+is 1.17; shifted by 20 mm, turned over, with axes exchanged, or of another head, 170 pairs reach 1.02 at most."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Where a guide fits a scan best, by normalised mutual information less one.
+    """How well a guide fits a scan: correlations of the directions of their gradients, 0 for none.
 
     Attributes
     ----------
-    here, elsewhere : float
-        Best within `HERE_MM` of where the header puts it; best farther away, or turned.
-    place : str
-        That of `elsewhere`, for people.
+    here : float
+        Best within `HERE_MM` of where the header puts it.
+    away : float
+        Best farther away.
+    mirrored : float
+        Best anywhere of its three mirror images.
+    shift : float
+        Of `away`, in mm.
     """
 
     here: float
-    elsewhere: float
-    place: str
+    away: float
+    mirrored: float
+    shift: float
 
 
 def placed(guide: Volume, scan: DWI, shape: Sequence[int], *, unchecked: bool = False) -> NDArray[np.float32]:
@@ -112,20 +120,22 @@ def check_place(guide: Volume, scan: DWI) -> None:
             "%: give an image of the same head in the same coordinates, registered if it is of another session."
         )
     fit = best_fit(guide, scan, mask)
-    if fit.elsewhere > fit.here:
+    if fit.here < max(AHEAD * fit.away, fit.mirrored):
+        mirrored = fit.mirrored > fit.away
+        place, value = ("mirrored", fit.mirrored) if mirrored else (f"{fit.shift:.0f} mm away", fit.away)
         raise InputError(
-            f"The guide does not lie on the scan's anatomy: it fits better {fit.place} (mutual information "
-            f"{fit.elsewhere:.3f} against {fit.here:.3f}); register it to the scan, or take it as it is "
-            "(unchecked_guide=True, --unchecked-guide)."
+            f"The guide does not seem to lie on the scan's anatomy: {place} it fits as well or better (correlation of "
+            f"edges {value:.2f}, at its place {fit.here:.2f}); register it to the scan, or, where a picture shows that "
+            "it does lie there, take it unchecked (unchecked_guide=True, --unchecked-guide)."
         )
 
 
 def best_fit(guide: Volume, scan: DWI, mask: NDArray[np.bool_]) -> Fit:
-    """Compare a guide with the mean b0 by normalised mutual information, at its place and elsewhere.
+    """Compare the edges of a guide with those of the mean b0, at its place, shifted, and mirrored.
 
-    On cubes of `STEP_MM` around the brain, along the scan's axes: the guide is shifted by whole voxels, as far as
-    `AROUND`, in each of the 48 ways in which axes can be exchanged and turned round (Studholme et al. 1999,
-    doi:10.1016/S0031-3203(98)00091-0).
+    Edges of two contrasts run along the same directions whatever their height and sign: n nᵀ of the normalised gradient
+    n (Haber & Modersitzki 2006, doi:10.1007/11866763_89), less its mean over directions, is correlated over the brain
+    and its surroundings, for all shifts at once by the Fourier transform.
 
     Parameters
     ----------
@@ -140,26 +150,21 @@ def best_fit(guide: Volume, scan: DWI, mask: NDArray[np.bool_]) -> Fit:
     grid = _cube(scan, mask)
     images = (scan.mean_b0(), np.ones(scan.spatial_shape, np.float32), mask.astype(np.float32))
     b0, known, brain = (_averaged_onto(Volume(image, scan.affine), grid, side) for image in images)
-    inside = binary_dilation(brain > 0.5, iterations=MARGIN) & (known > 0.5)
-    reference = BINS * _binned(b0[inside])
+    inside = binary_dilation(brain > 0.5, iterations=MARGIN) & (known > 0.99)
+    reference = _edges(b0, inside) * inside
     image = _averaged_onto(guide, grid, side)
-    binned = _binned(image)
-    reach = max(AROUND)
-    padded = (side + 2 * reach,) * 3
-    places = np.ravel_multi_index(tuple(np.argwhere(inside).T + reach), padded)
-    here, elsewhere = 0.0, (0.0, "")
-    for order, signs in product(permutations(range(3)), product((1, -1), repeat=3)):
-        turned = binned.transpose(order)[tuple(slice(None, None, sign) for sign in signs)]
-        flat = np.pad(turned, reach).ravel()
-        own = order == (0, 1, 2) and signs == (1, 1, 1)
-        for shift in product(AROUND, repeat=3):
-            offset = (shift[0] * padded[1] + shift[1]) * padded[2] + shift[2]
-            found = _mutual_information(reference + flat[places + offset])
-            if own and STEP_MM * float(np.linalg.norm(shift)) <= HERE_MM:
-                here = max(here, found)
-            elif found > elsewhere[0]:
-                elsewhere = found, _told(own, shift)
-    return Fit(here, *elsewhere)
+    steps = np.arange(-int(REACH_MM // STEP_MM), int(REACH_MM // STEP_MM) + 1)
+    distance = STEP_MM * np.sqrt(sum(np.square(s) for s in np.meshgrid(steps, steps, steps, indexing="ij")))
+
+    def fits(shown: NDArray[np.float32]) -> NDArray[np.float64]:
+        head = binary_dilation(shown > FOREGROUND * np.quantile(shown, 0.99))
+        return _correlations(reference, inside, _edges(shown, head))[np.ix_(steps, steps, steps)]
+
+    own = fits(image)
+    away = np.where(distance > HERE_MM, own, -1.0)
+    mirrored = max(float(fits(np.flip(image, axis)).max()) for axis in range(3))
+    shift = float(distance.ravel()[np.argmax(away)])
+    return Fit(float(own[distance <= HERE_MM].max()), float(away.max()), mirrored, shift)
 
 
 def _cube(scan: DWI, mask: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -181,24 +186,32 @@ def _averaged_onto(volume: Volume, grid: NDArray[np.float64], side: int) -> NDAr
     return reslice(Volume(image, regridded_affine(volume.affine, shape, coarse)), grid, (side,) * 3)
 
 
-def _binned(values: NDArray[np.float32]) -> NDArray[np.intp]:
-    """Into `BINS` bins of equal width up to the 99th percentile of what is not background."""
-    top = float(np.quantile(values[values > 0], 0.99)) if (values > 0).any() else 1.0
-    return np.clip(values * (BINS / top), 0, BINS - 1).astype(np.intp)
+def _edges(image: NDArray[np.float32], region: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(6, X, Y, Z) the deviator of n nᵀ, off-diagonal entries times sqrt 2; slopes small beside the region's fade."""
+    from scipy.ndimage import gaussian_filter
+
+    slopes = np.stack([gaussian_filter(image, 1.0, order=[int(a == axis) for a in range(3)]) for axis in range(3)])
+    squares = np.square(slopes).sum(0)
+    level = 0.5 * float(np.sqrt(squares[region]).mean()) if region.any() else 0.0
+    n = slopes / np.sqrt(squares + level**2 + np.finfo(np.float32).tiny)
+    third = np.square(n).sum(0) / 3
+    pairs = [(i, j) for i in range(3) for j in range(i, 3)]
+    return np.stack([n[i] * n[j] - third if i == j else np.sqrt(2) * n[i] * n[j] for i, j in pairs]).astype(np.float32)
 
 
-def _mutual_information(joint: NDArray[np.intp]) -> float:
-    """Normalised mutual information less one, of bins first * `BINS` + second."""
-    counts = np.bincount(joint, minlength=BINS * BINS).reshape(BINS, BINS)
-    entropies = [_entropy(counts.sum(1)), _entropy(counts.sum(0)), _entropy(counts.ravel())]
-    return (entropies[0] + entropies[1]) / entropies[2] - 1 if entropies[2] > 0 else 0.0
+def _correlations(
+    reference: NDArray[np.float32], inside: NDArray[np.bool_], other: NDArray[np.float32]
+) -> NDArray[np.float64]:
+    """Of a field that is zero outside a region, with another field shifted: at index s, by s voxels, circularly."""
+    from scipy import fft
 
+    size = (fft.next_fast_len(inside.shape[0] + int(REACH_MM // STEP_MM), real=True),) * 3
 
-def _entropy(counts: NDArray[np.intp]) -> float:
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+    def at_shifts(fixed: NDArray, moving: NDArray) -> NDArray[np.float64]:
+        return np.asarray(fft.irfftn(np.conj(fft.rfftn(fixed, size)) * fft.rfftn(moving, size), size), np.float64)
 
-
-def _told(own: bool, shift: Sequence[int]) -> str:
-    moved = f"{STEP_MM * float(np.linalg.norm(shift)):.0f} mm away" if any(shift) else ""
-    return moved if own else " and ".join(part for part in ("with its axes exchanged or turned round", moved) if part)
+    products = sum(at_shifts(a, b) for a, b in zip(reference, other, strict=True))
+    power = at_shifts(inside.astype(np.float32), np.square(other).sum(0))
+    scale = float(np.square(reference).sum()) * np.maximum(power, 0)
+    # Where the other field is empty, nothing fits.
+    return np.asarray(products / np.sqrt(scale + 1e-6 * scale.max() + np.finfo(float).tiny), np.float64)

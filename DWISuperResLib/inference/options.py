@@ -26,9 +26,6 @@ class InferenceOptions:
     consistent: bool = field(
         default=False, metadata={"help": "data consistency: make the result, degraded again, equal the input"}
     )
-    unchecked_guide: bool = field(
-        default=False, metadata={"help": "take the guide even where it does not seem to lie on the scan's anatomy"}
-    )
     batch_size: int | None = field(default=None, metadata={"help": "tiles at a time (default: what fits)"})
 
     def as_arguments(self) -> list[str]:

@@ -43,6 +43,7 @@ def super_resolve(
     scale: ScaleLike = 2,
     *,
     guide: Volume | None = None,
+    unchecked_guide: bool = False,
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -63,6 +64,8 @@ def super_resolve(
     guide : Volume, optional
         For a checkpoint whose card says `guided`: an image of higher resolution or another contrast that lies on the
         scan's anatomy by its header. On any grid; it is resliced, and normalised by the mean of its foreground.
+    unchecked_guide : bool
+        Take the guide as it lies, see `guides.placed`.
     mask : array (X, Y, Z), optional
         Only what shows a voxel of it is predicted.
     progress : callable, optional
@@ -83,8 +86,6 @@ def super_resolve(
             equal the input; see `projection.Projection`.
         batch_size : int
             Tiles computed at once; by default chosen for the device. When memory runs out it is halved.
-        unchecked_guide : bool
-            Take the guide as it lies, see `guides.placed`.
 
     Returns
     -------
@@ -109,7 +110,7 @@ def super_resolve(
     >>> result.spatial_shape, np.array_equal(result.bvecs, scan.bvecs)
     ((32, 32, 2), True)
     """
-    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), guide, mask)
+    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), guide, unchecked_guide, mask)
     return scan.like(run(progress, cancel)[0])
 
 
@@ -119,6 +120,7 @@ def super_resolve_with_uncertainty(
     scale: ScaleLike = 2,
     *,
     guide: Volume | None = None,
+    unchecked_guide: bool = False,
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -142,7 +144,8 @@ def super_resolve_with_uncertainty(
     >>> spread.shape == result.signal.shape, bool(spread.min() >= 0)
     (True, True)
     """
-    run = _Run(scan.series, checkpoint, scale, InferenceOptions(**{**options, "ensemble": True}), guide, mask)
+    chosen = InferenceOptions(**{**options, "ensemble": True})
+    run = _Run(scan.series, checkpoint, scale, chosen, guide, unchecked_guide, mask)
     result, spread = run(progress, cancel, keep_spread=True)
     assert spread is not None
     return scan.like(result), spread
@@ -158,6 +161,7 @@ class _Run:
         scale: ScaleLike,
         options: InferenceOptions,
         guide: Volume | None,
+        unchecked_guide: bool,
         mask: NDArray[np.bool_] | None,
     ) -> None:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
@@ -191,7 +195,7 @@ class _Run:
         check_guide(card.name, self.view.guide, guide is not None)
         if guide is not None:
             shape = self.view.guide_shape(dwi.spatial_shape, self.shape)
-            self.guide = self.frame.view(placed(guide, dwi, shape, unchecked=options.unchecked_guide))
+            self.guide = self.frame.view(placed(guide, dwi, shape, unchecked=unchecked_guide))
 
     def __call__(
         self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
