@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import slicer
+from slicer.i18n import tr as _
 
 ROLE = "DWISuperRes.Role"
-FOLDER = "DWISuperRes comparison"
 INPUT_REFERENCE = "DWISuperRes.Input"
 """Role of the reference from a super-resolved scan to its input."""
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
@@ -35,8 +35,9 @@ def find_or_add(class_name: str, role: str, name: str) -> Any:
         node.SetAttribute(ROLE, role)
         if hierarchy().GetItemByDataNode(node):  # plots and views have none
             scene_item = hierarchy().GetSceneItemID()
-            folder = hierarchy().GetItemChildWithName(scene_item, FOLDER)
-            file_under(node, folder or hierarchy().CreateFolderItem(scene_item, FOLDER))
+            title = _("DWISuperRes comparison")
+            folder = hierarchy().GetItemChildWithName(scene_item, title)
+            file_under(node, folder or hierarchy().CreateFolderItem(scene_item, title))
     return node
 
 

@@ -157,12 +157,16 @@ def test_test_over_reference_in_one_view(scene, oblique, tmp_path):
     reference, test = (
         manager.sliceWidget(mrml.SLICE_VIEWS[part]).picture().astype(int) for part in ("reference", "test")
     )
-    mrml.show_overlay(nodes["fa_test"], 1.0)
+    mrml.lay_test_over_reference("fa", 1.0)
     np.testing.assert_allclose(view.picture(), test, atol=1)
-    mrml.show_overlay(nodes["fa_test"], 0.5)
+    assert view.legend_titles() == ["FA reference"]  # not both, one over the other
+    mrml.lay_test_over_reference("fa", 0.5)
     np.testing.assert_allclose(view.picture()[..., :3], (reference + test)[..., :3] / 2, atol=2)
-    mrml.show_overlay(None, 0.0)
+    mrml.lay_test_over_reference("fa", 0.0)
     np.testing.assert_array_equal(view.picture(), reference)
+    view.sliceLogic().GetSliceCompositeNode().SetForegroundVolumeID(nodes["qa_reference"].GetID())
+    mrml.lay_test_over_reference("fa", 0.0)
+    assert view.sliceLogic().GetSliceCompositeNode().GetForegroundVolumeID() == nodes["qa_reference"].GetID()
 
 
 def scan(name, parent=None, source=None):
@@ -188,6 +192,8 @@ def test_scans_of_the_scene_and_of_folders(scene):
 
 def test_results_are_filed_under_the_scan(scene):
     tree, result = node_module.hierarchy(), scan("scan SR x2")
+    result.CreateDefaultDisplayNodes()
+    result.GetDisplayNode().SetDiffusionComponent(3)
     checks = [
         {"name": "grid (dB)", "value": 13.04, "threshold": 10.0, "fired": True, "advice": "Do not use it."},
         {"name": "consistency", "value": 0.5, "threshold": 2.0, "fired": False, "advice": "-"},
@@ -205,11 +211,16 @@ def test_results_are_filed_under_the_scan(scene):
     assert mrml.uncertainty_of(result) is uncertainty
     for node in (table, uncertainty):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == tree.GetItemByDataNode(result)
+    assert uncertainty not in mrml.scans()  # a DWI volume, but none to super-resolve
     manager = start().show_views()
     mrml.show_comparison_layout()
-    view = manager.sliceWidget(mrml.SLICE_VIEWS["test"]).sliceLogic().GetSliceCompositeNode()
+    widget = manager.sliceWidget(mrml.SLICE_VIEWS["test"])
+    view = widget.sliceLogic().GetSliceCompositeNode()
     view.SetBackgroundVolumeID(result.GetID())
     mrml.show_uncertainty_overlay(uncertainty, 0.5)
     assert (view.GetForegroundVolumeID(), view.GetForegroundOpacity()) == (uncertainty.GetID(), 0.5)
+    assert uncertainty.GetDisplayNode().GetDiffusionComponent() == 3  # that of the volume it lies over
+    assert widget.legend_titles() == ["standard deviation (signal)"]
     mrml.show_uncertainty_overlay(uncertainty, 0.0)
     assert view.GetForegroundVolumeID() is None
+    assert not widget.legend_titles()
