@@ -22,7 +22,7 @@ from .layout import (
     turn_views_to,
 )
 from .masks import mask_array
-from .nodes import INPUT_REFERENCE, folders_with_scans, scans
+from .nodes import DWI_CLASS, INPUT_REFERENCE, folders_with_scans, scans
 from .results import attach_uncertainty, show_uncertainty_overlay, uncertainty_of, update_self_checks
 from .volumes import (
     FEWEST_VOLUMES,
@@ -41,6 +41,7 @@ from .volumes import (
 __all__ = [
     "AGREEMENT_VIEW",
     "COLOUR_FA",
+    "DWI_CLASS",
     "FEWEST_VOLUMES",
     "INPUT_REFERENCE",
     "SLICE_VIEWS",

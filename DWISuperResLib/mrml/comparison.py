@@ -15,7 +15,7 @@ from slicer.i18n import tr as _
 
 from ..microstructure.models import display_window, map_info
 from . import display, layout, plots
-from .nodes import find, find_or_add, nodes_by_class
+from .nodes import find, find_or_add, nodes_by_class, remove
 from .volumes import ijk_to_ras, voxel_to_world
 
 PARTS = ("reference", "test", "difference")
@@ -70,7 +70,7 @@ def update_comparison(
         nodes[f"{COLOUR_FA}_{part}"] = node
     for role, node in _maps().items():
         if role not in nodes:  # a map of an earlier run would not belong to these scans
-            slicer.mrmlScene.RemoveNode(node)
+            remove(node)
     with statistics.open(encoding="utf-8", newline="") as file:
         nodes["statistics"] = plots.update_statistics(list(csv.DictReader(file, delimiter="\t")))
     text = find_or_add("vtkMRMLTextNode", "report", _("DWISuperRes report"))

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from slicer.i18n import tr as _
 
 from ..errors import InputError
+from .nodes import remove
 from .volumes import ijk_to_ras
 
 
@@ -48,10 +49,8 @@ def _segments_on_grid(segmentation, scan) -> NDArray[np.bool_]:
             raise InputError(text.format(mask=segmentation.GetName()))
         return slicer.util.arrayFromVolume(label).transpose(2, 1, 0) != 0
     finally:
-        made = [label]
-        if (display := label.GetDisplayNode()) is not None:
-            made.append(display)
-            if (colours := display.GetColorNode()) is not None and not colours.GetSingletonTag():
-                made.append(colours)  # the table that the export made for this label map
-        for node in made:
-            slicer.mrmlScene.RemoveNode(node)
+        display = label.GetDisplayNode()
+        colours = display.GetColorNode() if display is not None else None
+        remove(label)
+        if colours is not None and not colours.GetSingletonTag():  # the table that the export made for this label map
+            slicer.mrmlScene.RemoveNode(colours)

@@ -115,6 +115,13 @@ def test_several_scans(widget, scan, small_dwi, host, tmp_path):  # noqa: F811
     assert not folders(tmp_path)
 
 
+def test_scans_that_are_loaded_meanwhile(widget, small_dwi):  # noqa: F811
+    """By drag and drop, with nothing chosen as the input."""
+    assert not widget.panel.ui.batchButton.enabled
+    mrml.add_dwi_node(small_dwi, "scan")
+    assert widget.panel.ui.batchButton.enabled
+
+
 def test_several_scans_cancelled(widget, scan, small_dwi, host, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.setenv("FAKE_CHILD", "slow")
     mrml.add_dwi_node(small_dwi, "second")
@@ -217,7 +224,8 @@ def test_test_over_reference_and_flicker(compared, host):  # noqa: F811
     ui.overlaySlider.value = 0
     ui.flickerCheckBox.click()
     seen = set()
-    host.wait(lambda: seen.add(view.GetForegroundOpacity()) or seen >= {0.0, 1.0})
+    shown = {None, mrml.comparison_nodes()["qa_test"].GetID()}
+    host.wait(lambda: seen.add(view.GetForegroundVolumeID()) or seen == shown)
     compared.exit()
     compared.enter()
     ui.flickerCheckBox.click()

@@ -301,7 +301,10 @@ def test_comparison_again_updates_the_same_nodes(scene, tmp_path):
     assert scene.GetNumberOfNodes() == count + 2  # the second scan and its display
     assert {name: node.GetID() for name, node in second.items()} == ids
     assert np.nanmax(slicer.util.arrayFromVolume(second["fa_difference"])) == pytest.approx(0.1)
+    mrml.show_map("md")  # with legends
     _, third = comparison(tmp_path, scene, ("fa", "qa"))
+    displays = slicer.util.getNodesByClass("vtkMRMLDisplayNode")
+    assert all(display.GetDisplayableNode() is not None for display in displays)  # those of MD went with it
     assert "md_test" not in third
     assert "md_test" not in mrml.comparison_nodes()
 
@@ -314,7 +317,7 @@ def test_plots_hold_the_agreement(scene, tmp_path):
     assert sorted(set(np.round(points, 5))) == [-0.2, 0.2]
     voxels = 14 * 10 * 4
     values = np.array([0.2, -0.2]).repeat(voxels // 2)
-    limit = slicer.util.arrayFromTableColumn(nodes["Bland-Altman lines"], "upper limit")
+    limit = slicer.util.arrayFromTableColumn(nodes["Bland-Altman lines"], "upper")
     np.testing.assert_allclose(limit, values.mean() + 1.96 * values.std(ddof=1), rtol=1e-5)
     for part in ("reference", "test"):
         assert slicer.util.arrayFromTableColumn(nodes["Histogram"], part).sum() == voxels
