@@ -70,9 +70,15 @@ def test_a_scene_loaded_while_the_module_is_open(widget, scan, small_dwi, tmp_pa
     assert not ui.compareStatusLabel.text
 
 
-def test_apply_and_compare_fit_into_a_window(widget, scan, host):  # noqa: F811
-    """With a scan, a model and a warning, without scrolling, in a window of 1000 pixels."""
+def test_apply_and_compare_fit_into_a_window(widget, scan, host, monkeypatch):  # noqa: F811
+    """With a scan, the model that ships and its warnings, without scrolling, in a window of 1000 pixels."""
+    from DWISuperResLib import checkpoints
+    from DWISuperResLib.gui import model_section
+
+    monkeypatch.setattr(model_section, "read_card", checkpoints.read_card)
     parent = widget.parent
+    widget.panel.parameters.checkpoint = "without_b15"
+    widget.panel.parameters.checkpoint = "default"  # read anew
     widget.panel.parameters.referenceVolume = scan
     parent.resize(480, WINDOW_HEIGHT - AROUND_THE_PANEL)
     parent.show()

@@ -283,11 +283,10 @@ def test_nothing_outside_of_the_mask(scene, tmp_path, part):
     _, nodes = comparison(tmp_path, scene)
     alpha = slice_rgb(scene, nodes[f"fa_{part}"])[..., 3]
     assert set(np.unique(alpha)) == {0, 255}
+    assert (alpha > 0).mean() == pytest.approx(14 * 10 / (16 * 12), abs=0.01)  # of the columns and rows of the scan
     outside = np.isnan(slicer.util.arrayFromVolume(nodes["fa_difference"]))
     inside = slicer.util.arrayFromVolume(nodes["fa_reference"]) != 0
     assert (outside == ~inside).all()
-    areas = {p: (slice_rgb(scene, nodes[f"fa_{p}"])[..., 3] > 0).sum() for p in ("reference", "test", "difference")}
-    assert len(set(areas.values())) == 1
 
 
 def test_comparison_again_updates_the_same_nodes(scene, tmp_path):
@@ -358,7 +357,7 @@ def slice_rgb(scene, volume, size=(160, 120)):
 
     logic = slicer.vtkMRMLSliceLogic()
     logic.SetMRMLScene(scene)
-    logic.AddSliceNode("Red")
+    logic.AddSliceNode(f"View{scene.GetNumberOfNodes()}")  # one that is nobody else's, or it stays empty
     logic.GetSliceNode().SetDimensions(*size, 1)
     logic.GetSliceNode().SetOrientationToAxial()
     logic.GetSliceCompositeNode().SetBackgroundVolumeID(volume.GetID())

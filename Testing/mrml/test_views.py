@@ -36,14 +36,14 @@ def oblique():
 
 
 def compare(tmp_path, affine, colours=None, transform=None):
-    """A comparison on a grid: a block of tissue in the middle, the test map higher by 0.1."""
+    """A comparison on a grid: a block of tissue away from the middle of the scan, the test map higher by 0.1."""
     bvecs = np.random.default_rng(1).normal(size=(7, 3))
     bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
     scan = mrml.add_dwi_node(DWI(np.ones((*SHAPE, 7), np.float32), affine, [0, *[1e3] * 6], bvecs), "scan")
     if transform is not None:
         scan.SetAndObserveTransformNodeID(transform.GetID())
     reference = np.zeros(SHAPE, np.float32)
-    reference[4:16, 3:13, 2:8] = 0.5 + 0.2 * np.random.default_rng(0).random((12, 10, 6))
+    reference[4:16, 3:13, 6:9] = 0.5 + 0.2 * np.random.default_rng(0).random((12, 10, 3))
     test = np.where(reference > 0, reference + np.float32(0.1), 0)
     (tmp_path / "s.tsv").write_text("map\tmae\nfa\t0.1\n")
     (tmp_path / "r.html").write_text("<html></html>")
@@ -87,7 +87,7 @@ def test_centre_is_a_voxel_of_the_mask(scene, oblique, tmp_path):
     """Also where the mask is hollow, as a shell of cortex is."""
     nodes = compare(tmp_path, oblique)
     array = slicer.util.arrayFromVolume(nodes["fa_difference"])
-    array[3:7, 5:11, 6:14] = np.nan
+    array[6:9, 5:11, 6:14] = np.nan
     voxel = np.linalg.solve(oblique, np.append(mrml.centre_of_mask(), 1))[:3]
     np.testing.assert_allclose(voxel, voxel.round(), atol=1e-6)
     assert np.isfinite(array[tuple(voxel.round().astype(int)[::-1])])
@@ -108,8 +108,8 @@ def test_legends_are_drawn_in_views_that_a_layout_made(scene, oblique, tmp_path)
 def test_colour_fa(scene, oblique, tmp_path):
     """Directions as colours in the views of reference and test, the difference of FA beside them."""
     colours = np.zeros((*SHAPE, 3), np.uint8)
-    colours[4:10, 3:13, 2:8] = 200, 0, 0
-    colours[10:16, 3:13, 2:8] = 0, 0, 150
+    colours[4:10, 3:13, 6:9] = 200, 0, 0
+    colours[10:16, 3:13, 6:9] = 0, 0, 150
     nodes = compare(tmp_path, oblique, (colours, colours[::-1]))
     assert {"colour_fa_reference", "colour_fa_test"} <= set(nodes)
     assert set(mrml.map_names()) == {"fa", "qa", "colour_fa"}
