@@ -270,7 +270,7 @@ def test_another_language(module, host, update, small_dwi, tmp_path, monkeypatch
     host.show_views()
     mrml.show_comparison_layout()
     labels = {view.GetLayoutLabel() for view in slicer.util.getNodesByClass("vtkMRMLAbstractViewNode")}
-    assert labels == {"«Ref»", "«Test»", "«Diff»", "«Agreement»", "«Histogram»", "«Statistics»"}
+    assert labels >= {"«Ref»", "«Test»", "«Diff»", "«Agreement»", "«Histogram»", "«Statistics»"}
     checks = [{"name": "a", "value": 1.0, "threshold": 2.0, "fired": True, "advice": "b"}]
     assert mrml.update_self_checks(scan, checks).GetName() == "«scan self-checks»"
     widget.cleanup()
