@@ -169,6 +169,7 @@ class DWISuperResFileWriter:
 
     def __init__(self, parent):
         self.parent = parent
+        self._scene = None
 
     def description(self):
         """What the format is called."""
@@ -178,13 +179,18 @@ class DWISuperResFileWriter:
         """The name for scripts."""
         return file_io.FILE_TYPE
 
-    def extensions(self, _obj):
-        """For the format list of the Save dialog."""
+    def extensions(self, obj):
+        """For the format list of the Save dialog; also the last question before `write`, so it tells the scene.
+
+        Export copies nodes into a scene of its own, whose node IDs may be those of other nodes in Slicer's
+        (qSlicerCoreIOManager::exportNodes), and names that scene nowhere else.
+        """
+        self._scene = obj.GetScene() if obj is not None else None
         return [_("Diffusion-weighted NIfTI") + f" ({suffix})" for suffix in file_io.SUFFIXES]
 
     def canWriteObject(self, obj):
         """DWI volumes only."""
-        return bool(obj.IsA("vtkMRMLDiffusionWeightedVolumeNode"))
+        return obj is not None and bool(obj.IsA("vtkMRMLDiffusionWeightedVolumeNode"))
 
     def canWriteObjectConfidence(self, obj):
         """Less than Slicer's NRRD writer, which stays the first choice."""
@@ -192,7 +198,8 @@ class DWISuperResFileWriter:
 
     def write(self, properties):
         """See `file_io.write`."""
-        return file_io.write(self.parent, properties)
+        scene, self._scene = self._scene or slicer.mrmlScene, None
+        return file_io.write(self.parent, properties, scene)
 
 
 class DWISuperResTest(ScriptedLoadableModuleTest):

@@ -20,6 +20,16 @@ def _modules(*names: str) -> str | None:
     return names[0] if all(find_spec(name) for name in names) else None
 
 
+def _slicer() -> str | None:
+    """Started, so that `slicer.i18n` and its kin are there when a test file imports what needs them."""
+    if (found := _modules("slicer", "PySide6")) is None:
+        return None
+    from Testing.slicer_host import start
+
+    start()
+    return found
+
+
 ORACLES = {
     "mrtrix3": (lambda: all(map(shutil.which, MRTRIX)) and shutil.which(MRTRIX[0]), f"MRtrix3 ({', '.join(MRTRIX)})"),
     "chromium": (
@@ -30,7 +40,7 @@ ORACLES = {
     ),
     "fastai": (lambda: _modules("fastai"), "fastai (pip install dwi-superres[test])"),
     "lpips": (lambda: _modules("lpips"), "lpips (pip install dwi-superres[test])"),
-    "slicer": (lambda: _modules("slicer", "PySide6"), "slicer-core and PySide6 (pip install dwi-superres[slicer])"),
+    "slicer": (_slicer, "slicer-core and PySide6 (pip install dwi-superres[slicer])"),
     "scans": (
         lambda: str(SCANS) if SCANS.is_dir() else None,
         f"the development data in {SCANS} (set DWISUPERRES_SHARED to its parent)",

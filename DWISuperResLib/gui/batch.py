@@ -90,7 +90,7 @@ class Batch:
             return
         if job.state == "failed":
             self.details = job.details
-            self._failed(job.error or ProcessingError("The computation failed."))
+            self._failed(job.error or ProcessingError(_("The computation failed.")))
         else:
             self.result.append(job.result)
             self.warnings += [f"{self._name}: {warning}" for warning in job.warnings]

@@ -56,9 +56,9 @@ class CompareSection:
             self._show()
             if views:
                 self._centre()
-                self._watch_plots()
         elif p is not None and self._shown is not None and self._shown != self._choice():
             self._show()
+        self._watch_plots()
         self._overlay()
 
     def forget(self) -> None:
@@ -138,8 +138,7 @@ class CompareSection:
         self._lay_test_over(float(self._test_on_top))
 
     def _lay_test_over(self, opacity: float) -> None:
-        node = mrml.comparison_nodes().get(f"{self._panel.parameters.displayedMap}_test")
-        mrml.show_overlay(node if opacity else None, opacity)
+        mrml.lay_test_over_reference(self._panel.parameters.displayedMap, opacity)
 
     def _watch_plots(self) -> None:
         """A click on a point of the agreement chart takes the views to its voxel."""

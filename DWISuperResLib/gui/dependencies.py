@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import subprocess
+from collections.abc import Mapping
+from typing import Any
 
 import slicer
 import slicer.util
@@ -38,13 +40,7 @@ class Dependencies:
         """
         torch = torch_state()
         if torch == "partial":
-            raise MissingDependencyError(
-                _(
-                    "PyTorch is only partly installed; open the module PyTorch Utils, press Uninstall PyTorch, restart "
-                    "3D Slicer and press Apply again (on Windows, first install 3D Slicer in a short folder such as "
-                    "C:\\Slicer)."
-                )
-            )
+            raise MissingDependencyError(torch_words({"found": "partial", "reason": _("some files are missing")}))
         packages = _missing(_requirements())
         if torch == "present" and not packages:
             return False
@@ -132,6 +128,30 @@ def torch_state() -> str:
     return "present" if spec is not None and spec.origin and has_metadata and files is not None else "partial"
 
 
+def torch_words(answer: Mapping[str, Any]) -> str:
+    """A sentence on what `probe` found of PyTorch and its devices, and what to do about it."""
+    again = _(
+        "open the module PyTorch Utils, press Uninstall PyTorch, restart 3D Slicer and press Apply again (on Windows, "
+        "first install 3D Slicer in a short folder such as C:\\Slicer)"
+    )
+    texts = {
+        "missing": _("PyTorch is not installed; press Apply again to install it."),
+        "partial": _("PyTorch is only partly installed ({reason}); {again}."),
+        "processor": _("PyTorch {version} on the processor"),
+        "cuda": _("PyTorch {version} on {name}"),
+        "mps": _("PyTorch {version} on the Apple GPU"),
+        "gpu_passed_over": _("PyTorch {version} on the processor, since it does not work with this GPU ({reason})"),
+        "gpu_fails": _("PyTorch {version} does not work with this GPU ({reason}); choose the device CPU, or {again}."),
+        "gpu_errs": _("This GPU computes wrong numbers with PyTorch {version}; choose the device CPU."),
+        "no_cuda": _("PyTorch {version} is built for processors only; choose the device CPU."),
+        "no_driver": _(
+            "PyTorch {version} is built for CUDA {cuda} and finds no GPU it can use; update the NVIDIA driver, or "
+            "choose the device CPU."
+        ),
+    }
+    return texts[answer["found"]].format(again=again, **answer)
+
+
 def _requirements() -> list[str]:
     import slicer.packaging
 
@@ -146,6 +166,7 @@ def _missing(requirements: list[str]) -> list[str]:
 
 def _install_failed(names: str, error: subprocess.CalledProcessError) -> str:
     output = error.output if isinstance(error.output, str) else ""
-    last = next((line for line in reversed(output.splitlines()) if line.strip()), f"pip ended with {error.returncode}")
+    said = [line for line in output.splitlines() if line.strip()]
+    last = said[-1] if said else _("pip ended with code {n}").format(n=error.returncode)
     text = _("{names} could not be installed ({reason}); check the internet connection and the proxy, then try again.")
     return text.format(names=names, reason=last)

@@ -11,7 +11,7 @@ from slicer.i18n import tr as _
 
 from .. import mrml
 from ..errors import Cancelled, DWISuperResError, InputError
-from .file_io import table_beside
+from .file_io import SUFFIXES, table_beside
 
 
 class InputSection:
@@ -42,7 +42,7 @@ class InputSection:
     def load(self, path: str) -> None:
         """Load a file and choose it; ask for .bval and .bvec that are not beside it."""
         tables: dict[str, str] = {}
-        if path.endswith((".nii", ".nii.gz")):
+        if path.lower().endswith(SUFFIXES):
             for kind in ("bval", "bvec"):
                 if table_beside(path, kind) is None:
                     title = _("{kind} file of {name}").format(kind=kind, name=Path(path).name)

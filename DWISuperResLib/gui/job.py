@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from slicer.i18n import tr as _
+
 from ..errors import Cancelled, DWISuperResError, InputError, MissingDependencyError, ProcessingError
 
 _POLL_SECONDS = 0.05
@@ -23,12 +25,18 @@ _KINDS: dict[str, type[DWISuperResError]] = {
 }
 
 
+def own_words(message: Mapping[str, Any]) -> str:
+    """What a message of the child says by itself."""
+    return str(message.get("message") or "")
+
+
 @dataclass(frozen=True)
 class Step:
-    """A command, made from the results of the steps before it, and its share of the progress bar."""
+    """A command, made from the results of the steps before it, its share of the progress bar, and what it says."""
 
     command: Callable[[list[dict[str, Any]]], Sequence[str]]
     weight: float = 1.0
+    words: Callable[[Mapping[str, Any]], str] = own_words
 
 
 class Running(Protocol):
@@ -128,7 +136,7 @@ class Job:
     def cancel(self) -> None:
         """End the child with all it started; nothing is taken over."""
         if self.state == "running":
-            self._end("cancelled", Cancelled("Cancelled; nothing was changed."))
+            self._end("cancelled", Cancelled(_("Cancelled; nothing was changed.")))
 
     def discard(self) -> None:
         """Give the job up before it starts."""
@@ -136,8 +144,8 @@ class Job:
         shutil.rmtree(self._folder)
 
     def _take(self, message: Mapping[str, Any]) -> None:
-        kind, text = message["type"], message.get("message")
-        if isinstance(text, str) and text and kind in ("status", "progress"):
+        kind, text = message["type"], self._steps[self._step].words(message)
+        if text and kind in ("status", "progress"):
             self.message = text
         if kind == "progress" and isinstance(message.get("fraction"), int | float):
             weights = [step.weight for step in self._steps]
@@ -148,9 +156,9 @@ class Job:
             self._pending = dict(message)
             self.warnings += [str(w) for w in message.get("warnings", [])]
             if "device" in message:
-                self.device = text or ""
+                self.device = text
         elif kind == "error":
-            self.error = _KINDS.get(str(message.get("kind")), ProcessingError)(text or "The computation failed.")
+            self.error = _KINDS.get(str(message.get("kind")), ProcessingError)(text or _("The computation failed."))
 
     def _child_ended(self, exit_code: int) -> None:
         if self.error is not None or exit_code != 0 or self._pending is None:
@@ -166,7 +174,8 @@ class Job:
             self._end("failed", error)
         except Exception as error:
             self.details = traceback.format_exc()
-            self._end("failed", ProcessingError(f"The result could not be taken into the scene: {error}."))
+            text = _("The result could not be taken into the scene: {error}.")
+            self._end("failed", ProcessingError(text.format(error=error)))
         else:
             self._end("finished", None)
 
@@ -182,22 +191,23 @@ class Job:
         except DWISuperResError as error:
             self._end("failed", error)
         except OSError as error:
-            text = f"Python could not be started for the computation ({error}); install 3D Slicer again."
-            self._end("failed", ProcessingError(text))
+            text = _("Python could not be started for the computation ({error}); install 3D Slicer again.")
+            self._end("failed", ProcessingError(text.format(error=error)))
 
     def _explain(self, exit_code: int) -> str:
         said = self._child.said().lower() if self._child else ""
         if "no space left" in said or shutil.disk_usage(self._folder).free < 1 << 20:
-            return f"The disk that holds {self._folder.parent} is full; free some space and try again."
+            text = _("The disk that holds {folder} is full; free some space and try again.")
+            return text.format(folder=self._folder.parent)
         if exit_code in (-9, 137) or "memoryerror" in said or "bad_alloc" in said:
-            return (
+            return _(
                 "The computation was ended by the system, most often because memory ran out; "
                 "close other scans and programs, or crop the scan first."
             )
         if "no module named" in said:
-            return "A Python package is missing or damaged (see the details); install it again and restart 3D Slicer."
-        how = f"by signal {-exit_code}" if exit_code < 0 else f"with code {exit_code}"
-        return f"The computation ended {how} without a result; see the details, and report them if this happens again."
+            return _("A Python package is missing or damaged (see the details); install it and restart 3D Slicer.")
+        text = _("The computation ended without a result ({code}); see the details, and report them if this recurs.")
+        return text.format(code=(_("signal {n}") if exit_code < 0 else _("code {n}")).format(n=abs(exit_code)))
 
     def _end(self, state: str, error: DWISuperResError | None) -> None:
         if self._child is not None:
@@ -223,17 +233,21 @@ def make_folder(parent: str | os.PathLike[str] | None = None) -> Path:
     try:
         return Path(tempfile.mkdtemp(prefix="DWISuperRes-", dir=parent or None))
     except OSError as error:
-        raise ProcessingError(
-            f"No temporary folder can be made in {parent or tempfile.gettempdir()} ({error.strerror}); choose another "
-            "in Edit > Application Settings > General, or free some space."
-        ) from error
+        text = _(
+            "No temporary folder can be made in {folder} ({reason}); choose another in Edit > Application Settings > "
+            "General, or free some space."
+        )
+        where = parent or tempfile.gettempdir()
+        raise ProcessingError(text.format(folder=where, reason=error.strerror)) from error
 
 
 def check_space(folder: Path, needed: float) -> None:
     """Raise ProcessingError unless the disk of `folder` has `needed` bytes free."""
     free = shutil.disk_usage(folder).free
     if free < needed:
-        raise ProcessingError(
-            f"The disk that holds {folder.parent} has {free / 1e9:.1f} GB free and about {needed / 1e9:.1f} GB are "
-            "needed; free some space or choose another temporary folder."
+        text = _(
+            "The disk that holds {folder} has {free} GB free and about {needed} GB are needed; free some space or "
+            "choose another temporary folder."
         )
+        sizes = {"free": f"{free / 1e9:.1f}", "needed": f"{needed / 1e9:.1f}"}
+        raise ProcessingError(text.format(folder=folder.parent, **sizes))

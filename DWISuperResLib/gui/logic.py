@@ -25,8 +25,9 @@ from ..errors import DWISuperResError, InputError
 from ..inference.options import InferenceOptions
 from ..resampling.scale import Scale
 from .batch import Batch
-from .dependencies import Dependencies
+from .dependencies import Dependencies, torch_words
 from .export import check_export, export_comparison
+from .file_io import SUFFIXES
 from .job import Job, Step, check_space, make_folder
 from .paths import child_environment, python_executable, temporary_folder
 from .warm_child import WarmChild
@@ -217,7 +218,7 @@ class Logic:
         deviations = folder / "uncertainty.nrrd"
 
         def finish(results):
-            name = f"{node.GetName()} SR x{scale}"
+            name = _("{scan} SR x{scale}").format(scan=node.GetName(), scale=scale)
             present = target is not None and slicer.mrmlScene.IsNodePresent(target)
             output = mrml.read_dwi_nrrd(folder / "output.nrrd", node, target if present else None, name)
             output.SetAttribute("DWISuperRes.Checkpoint", str(checkpoint))
@@ -227,8 +228,7 @@ class Logic:
             mrml.update_self_checks(output, results[-1].get("checks", ()))
             if uncertainty:
                 earlier = mrml.uncertainty_of(output)
-                spread = mrml.read_dwi_nrrd(deviations, node, earlier, f"{output.GetName()} uncertainty")
-                mrml.attach_uncertainty(output, spread)
+                mrml.attach_uncertainty(output, mrml.read_dwi_nrrd(deviations, node, earlier, output.GetName()))
             return output
 
         arguments = ["run", str(folder / "input.nrrd"), str(folder / "output.nrrd"), "--scale", wanted]
@@ -269,7 +269,7 @@ class Logic:
         arguments += ["--axis", sliceAxis] if sliceAxis else []
 
         def finish(_results):
-            name = f"{inputVolume.GetName()} low resolution x{scale}"
+            name = _("{scan} low resolution x{scale}").format(scan=inputVolume.GetName(), scale=scale)
             low = mrml.read_dwi_nrrd(folder / "output.nrrd", inputVolume, name=name)
             low.SetAttribute(SIMULATED_SCALE, str(scale))
             sizes = mrml.header(inputVolume).voxel_sizes
@@ -355,7 +355,7 @@ class Logic:
 
     def loadDWI(self, path: str, bval: str | None = None, bvec: str | None = None):
         """Load a scan (.nrrd, .nhdr, .nii, .nii.gz with .bval and .bvec) into a new DWI volume node."""
-        if path.endswith((".nii", ".nii.gz")):
+        if path.lower().endswith(SUFFIXES):
             self._dependencies.ensure_readers()
         from ..io import read_dwi
 
@@ -415,7 +415,7 @@ class Logic:
 
     def _probe(self, device: str) -> list[Step]:
         """Once a session and device, find out in the child whether PyTorch works there."""
-        return [] if device in self._devices else [Step(lambda _results: ["probe", device], weight=0.0)]
+        return [] if device in self._devices else [Step(lambda _results: ["probe", device], 0.0, torch_words)]
 
     def _run(self, nodes, steps, folder, finish, wait, on_progress, on_finished):
         self._stop_watching()

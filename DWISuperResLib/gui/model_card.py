@@ -84,7 +84,7 @@ def _range(values, unit: str) -> str:
     low, high = f"{min(values):.3g}", f"{max(values):.3g}"
     if unit == "s/mm²":
         low, high = f"{min(values):.0f}", f"{max(values):.0f}"
-    return f"{low} {unit}" if low == high else f"{low} to {high} {unit}"
+    return f"{low} {unit}" if low == high else _("{low} to {high} {unit}").format(low=low, high=high, unit=unit)
 
 
 def _loss(card: Card) -> str:

@@ -8,6 +8,7 @@ import slicer
 import slicer.util
 import vtk
 
+from .. import mrml
 from .choices import degradations
 from .compare_section import CompareSection
 from .input_section import InputSection
@@ -44,6 +45,7 @@ class Panel(slicer.util.VTKObservationMixin):
             "displayedMap": ListConnector(self.ui.mapComboBox),
             "maps": MapsConnector(self.ui.mapsButton),
         }
+        self.addObserver(slicer.mrmlScene, slicer.mrmlScene.NodeAddedEvent, self._node_added)
 
     def bind(self, parameters) -> None:
         """Follow another `ParameterNode`, or none while a scene closes."""
@@ -63,6 +65,11 @@ class Panel(slicer.util.VTKObservationMixin):
         """Bring every section up to date with the parameters and the logic."""
         for section in (self.input, self.model, self.run, self.compare):
             section.update()
+
+    @vtk.calldata_type(vtk.VTK_OBJECT)
+    def _node_added(self, _caller: Any, _event: Any, node: Any) -> None:
+        if node.IsA(mrml.DWI_CLASS):  # one more for "Several scans"
+            self.run.update()
 
     def forget(self) -> None:
         """What was said of an earlier run is not true of another scene."""

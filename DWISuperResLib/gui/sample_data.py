@@ -35,4 +35,4 @@ def make_phantom(_source=None) -> list:
 
     with slicer.util.WaitCursor():
         dwi = phantom(supersampling=2, shells=((0, 2), (1000, 30)))
-    return [mrml.add_dwi_node(dwi, "DWI phantom")]
+    return [mrml.add_dwi_node(dwi, _("DWI phantom"))]

@@ -7,6 +7,7 @@ from .comparison import (
     COLOUR_FA,
     centre_of_mask,
     comparison_nodes,
+    lay_test_over_reference,
     map_names,
     picked_position,
     show_map,
@@ -18,13 +19,13 @@ from .layout import (
     SLICE_VIEWS,
     jump_views_to,
     show_comparison_layout,
-    show_overlay,
     turn_views_to,
 )
 from .masks import mask_array
-from .nodes import INPUT_REFERENCE, folders_with_scans, scans
+from .nodes import DWI_CLASS, INPUT_REFERENCE, folders_with_scans, scans
 from .results import attach_uncertainty, show_uncertainty_overlay, uncertainty_of, update_self_checks
 from .volumes import (
+    FEWEST_VOLUMES,
     add_dwi_node,
     describe,
     dwi_from_node,
@@ -41,6 +42,8 @@ from .volumes import (
 __all__ = [
     "AGREEMENT_VIEW",
     "COLOUR_FA",
+    "DWI_CLASS",
+    "FEWEST_VOLUMES",
     "INPUT_REFERENCE",
     "SLICE_VIEWS",
     "add_dwi_node",
@@ -54,6 +57,7 @@ __all__ = [
     "header",
     "ijk_to_ras",
     "jump_views_to",
+    "lay_test_over_reference",
     "map_names",
     "mask_array",
     "picked_position",
@@ -62,7 +66,6 @@ __all__ = [
     "scans",
     "show_comparison_layout",
     "show_map",
-    "show_overlay",
     "show_uncertainty_overlay",
     "size_in_bytes",
     "statistics_rows",

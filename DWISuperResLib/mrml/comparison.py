@@ -11,10 +11,11 @@ import numpy as np
 import slicer
 import slicer.util
 from numpy.typing import NDArray
+from slicer.i18n import tr as _
 
 from ..microstructure.models import display_window, map_info
 from . import display, layout, plots
-from .nodes import find, find_or_add, nodes_by_class
+from .nodes import find, find_or_add, nodes_by_class, remove
 from .volumes import ijk_to_ras, voxel_to_world
 
 PARTS = ("reference", "test", "difference")
@@ -69,10 +70,10 @@ def update_comparison(
         nodes[f"{COLOUR_FA}_{part}"] = node
     for role, node in _maps().items():
         if role not in nodes:  # a map of an earlier run would not belong to these scans
-            slicer.mrmlScene.RemoveNode(node)
+            remove(node)
     with statistics.open(encoding="utf-8", newline="") as file:
         nodes["statistics"] = plots.update_statistics(list(csv.DictReader(file, delimiter="\t")))
-    text = find_or_add("vtkMRMLTextNode", "report", "DWISuperRes report")
+    text = find_or_add("vtkMRMLTextNode", "report", _("DWISuperRes report"))
     text.SetText(report.read_text(encoding="utf-8"))
     nodes["report"] = text
     return nodes
@@ -121,7 +122,24 @@ def show_map(name: str, chart: str = "scatter") -> None:
             continue
         info = map_info(role.removesuffix(f"_{part}"))
         unit = "" if info.unit == "signal" else info.unit  # compared relative to the reference's largest
-        display.renew_legend(nodes[role], " ".join(filter(None, (info.label, part, unit))))
+        title = " ".join(filter(None, (info.label, _part_label(part), unit)))
+        # In its own view alone: the reference's shows the test map over its own at times, and both would be one mess.
+        display.renew_legend(nodes[role], title, layout.view_node("vtkMRMLSliceNode", layout.SLICE_VIEWS[part]))
+
+
+def lay_test_over_reference(name: str, opacity: float) -> None:
+    """Lay the test's map over the reference's in its view: 0 takes it away, 1 hides what lies below.
+
+    What somebody else laid over that view, like an uncertainty, is not taken away.
+    """
+    if (composite := layout.composite_node(layout.SLICE_VIEWS["reference"])) is None:
+        return
+    tests = {role: node.GetID() for role, node in _maps().items() if role.endswith("_test")}
+    if opacity and f"{name}_test" in tests:
+        composite.SetForegroundVolumeID(tests[f"{name}_test"])
+        composite.SetForegroundOpacity(opacity)
+    elif composite.GetForegroundVolumeID() in tests.values():
+        composite.SetForegroundVolumeID(None)
 
 
 def centre_of_mask() -> NDArray[np.float64]:
@@ -156,14 +174,18 @@ def _show_in_views(volumes: Mapping[str, Any], agreement: Any, histogram: Any, s
 
 
 def _update_map(class_name: str, role: str, array: NDArray, grid: Any) -> Any:
-    name, _, part = role.rpartition("_")
-    node = find_or_add(class_name, role, f"{name.replace('_', ' ').upper()} {part}")
+    name, part = role.rsplit("_", 1)
+    node = find_or_add(class_name, role, f"{name.replace('_', ' ').upper()} {_part_label(part)}")
     voxels = np.moveaxis(array, (0, 1, 2), (2, 1, 0))  # (K, J, I), or with three colours last
     dtype = np.uint8 if array.ndim == 4 else np.float32
     slicer.util.updateVolumeFromArray(node, np.ascontiguousarray(voxels, dtype=dtype))
     node.SetIJKToRASMatrix(slicer.util.vtkMatrixFromArray(ijk_to_ras(grid)))
     node.SetAndObserveTransformNodeID(grid.GetTransformNodeID())
     return node
+
+
+def _part_label(part: str) -> str:
+    return {"reference": _("reference"), "test": _("test"), "difference": _("difference")}[part]
 
 
 def statistics_rows() -> Sequence[Sequence[str]]:

@@ -51,8 +51,8 @@ def difference_limit(difference: NDArray) -> float:
     return (float(np.percentile(magnitude, 99)) if magnitude.size else 0.0) or 1.0
 
 
-def renew_legend(node: Any, title: str) -> None:
-    """A new colour legend for a map that its view shows already.
+def renew_legend(node: Any, title: str, view: Any = None) -> None:
+    """A new colour legend for a map that views show already; in one of them, or in all that show it.
 
     A view draws a legend only if the legend is added while the view exists: views that a layout makes later overlook
     it (vtkMRMLColorLegendDisplayableManager looks at legends when they are added to the scene).
@@ -62,6 +62,8 @@ def renew_legend(node: Any, title: str) -> None:
     legend.SetTitleText(title)
     legend.SetLabelFormat("%.2g")
     legend.SetMaxNumberOfColors(256)
+    if view is not None:
+        legend.AddViewNodeID(view.GetID())
     legend.SetVisibility(True)
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import slicer
 from numpy.typing import ArrayLike
+from slicer.i18n import tr as _
 
 from .nodes import nodes_by_class
 
@@ -29,19 +31,19 @@ _OTHER = """<item><view class="{class_name}" singletontag="{tag}">
 def layout_xml() -> str:
     """Slicer's description of the layout."""
     slices = "".join(
-        _SLICE.format(tag=SLICE_VIEWS[role], label=label, colour=colour, group=VIEW_GROUP)
+        _SLICE.format(tag=SLICE_VIEWS[role], label=escape(label), colour=colour, group=VIEW_GROUP)
         for role, label, colour in (
-            ("reference", "Ref", "#4A7FB5"),
-            ("test", "Test", "#4AA577"),
-            ("difference", "Diff", "#C05A4A"),
+            ("reference", _("Ref"), "#4A7FB5"),
+            ("test", _("Test"), "#4AA577"),
+            ("difference", _("Diff"), "#C05A4A"),
         )
     )
     others = "".join(
-        _OTHER.format(class_name=class_name, tag=tag, label=label)
+        _OTHER.format(class_name=class_name, tag=tag, label=escape(label))
         for class_name, tag, label in (
-            ("vtkMRMLPlotViewNode", AGREEMENT_VIEW, "Agreement"),
-            ("vtkMRMLPlotViewNode", HISTOGRAM_VIEW, "Histogram"),
-            ("vtkMRMLTableViewNode", TABLE_VIEW, "Statistics"),
+            ("vtkMRMLPlotViewNode", AGREEMENT_VIEW, _("Agreement")),
+            ("vtkMRMLPlotViewNode", HISTOGRAM_VIEW, _("Histogram")),
+            ("vtkMRMLTableViewNode", TABLE_VIEW, _("Statistics")),
         )
     )
     return (
@@ -90,10 +92,3 @@ def jump_views_to(position: ArrayLike) -> None:
     for tag in SLICE_VIEWS.values():
         if (view := view_node("vtkMRMLSliceNode", tag)) is not None:
             view.JumpSliceByCentering(r, a, s)
-
-
-def show_overlay(volume: Any, opacity: float) -> None:
-    """Lay a volume over what the reference's view shows: 0 hides it, 1 hides what lies below."""
-    if (composite := composite_node(SLICE_VIEWS["reference"])) is not None:
-        composite.SetForegroundVolumeID(volume.GetID() if volume is not None else None)
-        composite.SetForegroundOpacity(opacity)

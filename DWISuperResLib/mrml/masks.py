@@ -6,8 +6,10 @@ import numpy as np
 import slicer
 import slicer.util
 from numpy.typing import NDArray
+from slicer.i18n import tr as _
 
 from ..errors import InputError
+from .nodes import remove
 from .volumes import ijk_to_ras
 
 
@@ -25,12 +27,15 @@ def mask_array(mask, scan) -> NDArray[np.bool_]:
         inside = slicer.util.arrayFromVolume(mask).transpose(2, 1, 0) != 0
         expected = tuple(scan.GetImageData().GetDimensions())
         if inside.shape != expected or not np.allclose(ijk_to_ras(mask), ijk_to_ras(scan), atol=1e-3):
-            raise InputError(
-                f"The mask {mask.GetName()} ({inside.shape}) does not lie on the grid of {scan.GetName()} "
-                f"({expected}); resample it, or use a segmentation, which is resampled by itself."
+            text = _(
+                "The mask {mask} {found} does not lie on the grid of {scan} {expected}; resample it, or use a "
+                "segmentation, which is resampled by itself."
             )
+            names = {"mask": mask.GetName(), "scan": scan.GetName()}
+            raise InputError(text.format(found=inside.shape, expected=expected, **names))
     if not inside.any():
-        raise InputError(f"The mask {mask.GetName()} is empty; draw it first or choose the automatic mask.")
+        text = _("The mask {mask} is empty; draw it first or choose the automatic mask.")
+        raise InputError(text.format(mask=mask.GetName()))
     return inside
 
 
@@ -40,13 +45,12 @@ def _segments_on_grid(segmentation, scan) -> NDArray[np.bool_]:
         logic = slicer.vtkSlicerSegmentationsModuleLogic
         exported = logic.ExportVisibleSegmentsToLabelmapNode(segmentation, label, scan)
         if not exported or label.GetImageData() is None or not label.GetImageData().GetPointData().GetScalars():
-            raise InputError(f"{segmentation.GetName()} shows no segment; make one visible or choose another mask.")
+            text = _("{mask} shows no segment; make one visible or choose another mask.")
+            raise InputError(text.format(mask=segmentation.GetName()))
         return slicer.util.arrayFromVolume(label).transpose(2, 1, 0) != 0
     finally:
-        made = [label]
-        if (display := label.GetDisplayNode()) is not None:
-            made.append(display)
-            if (colours := display.GetColorNode()) is not None and not colours.GetSingletonTag():
-                made.append(colours)  # the table that the export made for this label map
-        for node in made:
-            slicer.mrmlScene.RemoveNode(node)
+        display = label.GetDisplayNode()
+        colours = display.GetColorNode() if display is not None else None
+        remove(label)
+        if colours is not None and not colours.GetSingletonTag():  # the table that the export made for this label map
+            slicer.mrmlScene.RemoveNode(colours)

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import slicer
+from slicer.i18n import tr as _
 
 ROLE = "DWISuperRes.Role"
-FOLDER = "DWISuperRes comparison"
 INPUT_REFERENCE = "DWISuperRes.Input"
 """Role of the reference from a super-resolved scan to its input."""
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
@@ -35,9 +35,18 @@ def find_or_add(class_name: str, role: str, name: str) -> Any:
         node.SetAttribute(ROLE, role)
         if hierarchy().GetItemByDataNode(node):  # plots and views have none
             scene_item = hierarchy().GetSceneItemID()
-            folder = hierarchy().GetItemChildWithName(scene_item, FOLDER)
-            file_under(node, folder or hierarchy().CreateFolderItem(scene_item, FOLDER))
+            title = _("DWISuperRes comparison")
+            folder = hierarchy().GetItemChildWithName(scene_item, title)
+            file_under(node, folder or hierarchy().CreateFolderItem(scene_item, title))
     return node
+
+
+def remove(node: Any) -> None:
+    """Take a volume out of the scene with the nodes that display and store it, which MRML would leave behind."""
+    displays = [node.GetNthDisplayNode(n) for n in range(node.GetNumberOfDisplayNodes())]
+    for each in (*displays, node.GetStorageNode(), node):
+        if each is not None:
+            slicer.mrmlScene.RemoveNode(each)
 
 
 def hierarchy() -> Any:
@@ -59,7 +68,7 @@ def file_under(node: Any, parent: Any) -> None:
 def scans(folder: int | None = None) -> list[Any]:
     """The scene's DWI volumes that are no results of super-resolution; of one subject hierarchy item on request."""
     found = [node for node in nodes_by_class(DWI_CLASS) if not is_result(node)]
-    return found if folder is None else [node for node in found if _lies_under(node, folder)]
+    return found if folder is None else [node for node in found if folder in _items_above(node)]
 
 
 def is_result(node: Any) -> bool:
@@ -69,19 +78,12 @@ def is_result(node: Any) -> bool:
 
 def folders_with_scans() -> list[tuple[str, int]]:
     """Name and item of every subject hierarchy item that holds scans: folders, patients, studies."""
-    items: dict[int, str] = {}
-    for node in scans():
-        item = hierarchy().GetItemParent(hierarchy().GetItemByDataNode(node))
-        while item and item != hierarchy().GetSceneItemID():
-            items[item] = hierarchy().GetItemName(item)
-            item = hierarchy().GetItemParent(item)
-    return sorted((name, item) for item, name in items.items())
+    items = {item for node in scans() for item in _items_above(node)}
+    return sorted((hierarchy().GetItemName(item), item) for item in items)
 
 
-def _lies_under(node: Any, folder: int) -> bool:
+def _items_above(node: Any) -> Iterator[int]:
+    """Subject hierarchy items that a node lies under, the nearest first, without that of the scene."""
     item = hierarchy().GetItemByDataNode(node)
-    while item:
-        if item == folder:
-            return True
-        item = hierarchy().GetItemParent(item)
-    return False
+    while item and (item := hierarchy().GetItemParent(item)) != hierarchy().GetSceneItemID():
+        yield item

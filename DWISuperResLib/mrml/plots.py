@@ -10,6 +10,7 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import NDArray
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk
 
 from .nodes import find_or_add
@@ -24,12 +25,7 @@ _GREY, _BLUE, _RED = (0.45, 0.45, 0.45), (0.20, 0.40, 0.75), (0.80, 0.30, 0.20)
 
 
 def update_statistics(rows: Sequence[Mapping[str, str]]) -> Any:
-    """The statistics table: a row per map and region; numbers are columns of doubles."""
-    return _update_table("statistics", "DWISuperRes statistics", as_columns(rows))
-
-
-def as_columns(rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray | list[str]]:
-    """Rows as columns: of doubles where every cell is a number, else of text."""
+    """The statistics table: a row per map and region; columns are of doubles where every cell is a number."""
     columns: dict[str, NDArray | list[str]] = {}
     for name in rows[0] if rows else ():
         values = [row[name] for row in rows]
@@ -37,7 +33,7 @@ def as_columns(rows: Sequence[Mapping[str, str]]) -> dict[str, NDArray | list[st
             columns[name] = np.array(values, dtype=np.float64)
         except ValueError:
             columns[name] = values
-    return columns
+    return _update_table("statistics", _("DWISuperRes statistics"), columns)
 
 
 def update_charts(
@@ -64,11 +60,15 @@ def update_scatter(label: str, reference: NDArray, test: NDArray, voxels: NDArra
     """Test against reference, a point a voxel, and the line of identity."""
     low, high = _limits(reference, test)
     points = {"reference": _pick(reference), "test": _pick(test)} | _indices(voxels)
-    _update_table("scatter_points", "Scatter", points)
-    _update_table("scatter_lines", "Scatter line", {"x": np.array([low, high]), "identity": np.array([low, high])})
-    series = _update_series("scatter_points", "voxels", "reference", "test", _BLUE, points=True)
-    identity = _update_series("scatter_lines", "identity", "x", "identity", _GREY)
-    return _update_chart("scatter", f"{label}: test against reference", "reference", "test", [series, identity])
+    line = {"x": np.array([low, high]), "identity": np.array([low, high])}
+    cloud = _update_table("scatter_points", _("Scatter"), points)
+    straight = _update_table("scatter_lines", _("Scatter line"), line)
+    series = [
+        _update_series("scatter_points_voxels", _("voxels"), cloud, "reference", "test", _BLUE, points=True),
+        _update_series("scatter_lines_identity", _("identity"), straight, "x", "identity", _GREY),
+    ]
+    title = _("{map}: test against reference").format(map=label)
+    return _update_chart("scatter", title, _("reference"), _("test"), series)
 
 
 def update_bland_altman(label: str, reference: NDArray, test: NDArray, voxels: NDArray[np.int64]) -> Any:
@@ -76,19 +76,21 @@ def update_bland_altman(label: str, reference: NDArray, test: NDArray, voxels: N
     mean, difference = (reference + test) / 2, test - reference
     bias, spread = (float(difference.mean()), float(difference.std(ddof=1))) if difference.size > 1 else (0.0, 0.0)
     low, high = _limits(mean)
-    lines = {"bias": bias, "lower limit": bias - 1.96 * spread, "upper limit": bias + 1.96 * spread}
-    points = {"mean": _pick(mean), "difference": _pick(difference)} | _indices(voxels)
-    _update_table("bland_altman_points", "Bland-Altman", points)
-    _update_table(
-        "bland_altman_lines",
-        "Bland-Altman lines",
-        {"x": np.array([low, high])} | {name: np.full(2, level) for name, level in lines.items()},
+    lines = (
+        ("bias", _("bias"), bias, _RED),
+        ("lower", _("lower limit"), bias - 1.96 * spread, _GREY),
+        ("upper", _("upper limit"), bias + 1.96 * spread, _GREY),
     )
-    series = [_update_series("bland_altman_points", "voxels", "mean", "difference", _BLUE, points=True)]
-    for name in lines:
-        colour = _RED if name == "bias" else _GREY
-        series.append(_update_series("bland_altman_lines", name, "x", name, colour))
-    return _update_chart("bland_altman", f"{label}: Bland-Altman", "mean of both", "test − reference", series)
+    points = {"mean": _pick(mean), "difference": _pick(difference)} | _indices(voxels)
+    levels = {"x": np.array([low, high])} | {column: np.full(2, level) for column, _name, level, _colour in lines}
+    cloud = _update_table("bland_altman_points", _("Bland-Altman"), points)
+    table = _update_table("bland_altman_lines", _("Bland-Altman lines"), levels)
+    series = [
+        _update_series("bland_altman_points_voxels", _("voxels"), cloud, "mean", "difference", _BLUE, points=True),
+        *(_update_series(f"bland_altman_lines_{y}", name, table, "x", y, colour) for y, name, _level, colour in lines),
+    ]
+    title = _("{map}: Bland-Altman").format(map=label)
+    return _update_chart("bland_altman", title, _("mean of both"), _("test − reference"), series)
 
 
 def voxel_of(table: Any, row: int) -> NDArray[np.int64] | None:
@@ -105,12 +107,13 @@ def update_histogram(label: str, reference: NDArray, test: NDArray) -> Any:
     edges = np.linspace(low, high, BINS + 1)
     columns = {label: (edges[1:] + edges[:-1]) / 2}
     columns |= {name: np.histogram(v, edges)[0].astype(float) for name, v in (("reference", reference), ("test", test))}
-    _update_table("histogram", "Histogram", columns)
+    table = _update_table("histogram", _("Histogram"), columns)
     series = [
-        _update_series("histogram", "reference", label, "reference", _BLUE),
-        _update_series("histogram", "test", label, "test", _RED),
+        _update_series("histogram_reference", _("reference"), table, label, "reference", _BLUE),
+        _update_series("histogram_test", _("test"), table, label, "test", _RED),
     ]
-    return _update_chart("histogram", f"{label}: distribution in the mask", label, "voxels", series)
+    title = _("{map}: distribution in the mask").format(map=label)
+    return _update_chart("histogram", title, label, _("voxels"), series)
 
 
 def _limits(*arrays: NDArray) -> tuple[float, float]:
@@ -152,11 +155,12 @@ def fill_table(node: Any, columns: Mapping[str, NDArray | list[str]]) -> None:
 
 
 def _update_series(
-    table_role: str, name: str, x: str, y: str, colour: tuple[float, float, float], *, points: bool = False
+    role: str, name: str, table: Any, x: str, y: str, colour: tuple[float, float, float], *, points: bool = False
 ) -> Any:
-    node = find_or_add("vtkMRMLPlotSeriesNode", f"{table_role}_{name}", name)
+    """A series of one column of a table against another; its name stands in the chart's legend."""
+    node = find_or_add("vtkMRMLPlotSeriesNode", role, name)
     with slicer.util.NodeModify(node):
-        node.SetAndObserveTableNodeID(find_or_add("vtkMRMLTableNode", table_role, name).GetID())
+        node.SetAndObserveTableNodeID(table.GetID())
         node.SetXColumnName(x)
         node.SetYColumnName(y)
         node.SetPlotType(node.PlotTypeScatter)

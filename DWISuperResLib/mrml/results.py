@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import slicer
+from numpy.typing import NDArray
+from slicer.i18n import tr as _
 
 from . import display, plots
-from .nodes import file_under, nodes_by_class
+from .nodes import INPUT_REFERENCE, file_under, nodes_by_class
 
 CHECKS_REFERENCE = "DWISuperRes.SelfChecks"
 UNCERTAINTY_REFERENCE = "DWISuperRes.Uncertainty"
-CHECK_COLUMNS = ("check", "value", "limit", "verdict", "advice")
 
 
 def update_self_checks(result: Any, checks: Sequence[Mapping[str, Any]]) -> Any:
@@ -29,20 +31,23 @@ def update_self_checks(result: Any, checks: Sequence[Mapping[str, Any]]) -> Any:
         table = slicer.mrmlScene.AddNewNodeByClass("vtkMRMLTableNode")
         result.SetNodeReferenceID(CHECKS_REFERENCE, table.GetID())
         file_under(table, result)
-    table.SetName(f"{result.GetName()} self-checks")
-    cells = [
-        (c["name"], f"{c['value']:.3g}", f"{c['threshold']:.3g}", "warning" if c["fired"] else "passed", c["advice"])
-        for c in checks
-    ]
-    rows = [dict(zip(CHECK_COLUMNS, row, strict=True)) for row in cells]
-    plots.fill_table(table, plots.as_columns(rows) if rows else {name: [] for name in CHECK_COLUMNS})
+    table.SetName(_("{scan} self-checks").format(scan=result.GetName()))
+    columns: dict[str, NDArray | list[str]] = {
+        _("check"): [c["name"] for c in checks],
+        _("value"): np.array([float(f"{c['value']:.3g}") for c in checks]),
+        _("limit"): np.array([float(f"{c['threshold']:.3g}") for c in checks]),
+        _("verdict"): [_("warning") if c["fired"] else _("passed") for c in checks],
+        _("advice"): [c["advice"] for c in checks],
+    }
+    plots.fill_table(table, columns)
     return table
 
 
 def attach_uncertainty(result: Any, uncertainty: Any) -> None:
     """Name a volume of standard deviations after its result, colour it and file it under it."""
-    uncertainty.SetName(f"{result.GetName()} uncertainty")
+    uncertainty.SetName(_("{scan} uncertainty").format(scan=result.GetName()))
     result.SetNodeReferenceID(UNCERTAINTY_REFERENCE, uncertainty.GetID())
+    uncertainty.SetNodeReferenceID(INPUT_REFERENCE, result.GetID())  # a DWI volume, too, but no scan
     file_under(uncertainty, result)
     display.show_uncertainty(uncertainty)
 
@@ -53,7 +58,8 @@ def uncertainty_of(result: Any) -> Any:
 
 
 def show_uncertainty_overlay(uncertainty: Any, opacity: float) -> None:
-    """Lay the uncertainty over what every slice view shows; opacity 0 takes it away."""
+    """Lay the uncertainty, with a legend, over what every slice view shows; opacity 0 takes it away."""
+    display.remove_legend(uncertainty)
     for composite in nodes_by_class("vtkMRMLSliceCompositeNode"):
         own = composite.GetForegroundVolumeID() == uncertainty.GetID()
         if opacity > 0 and composite.GetBackgroundVolumeID():
@@ -61,3 +67,7 @@ def show_uncertainty_overlay(uncertainty: Any, opacity: float) -> None:
             composite.SetForegroundOpacity(opacity)
         elif own:
             composite.SetForegroundVolumeID(None)
+    if opacity > 0:
+        result = uncertainty.GetNodeReference(INPUT_REFERENCE)
+        uncertainty.GetDisplayNode().SetDiffusionComponent(result.GetDisplayNode().GetDiffusionComponent())
+        display.renew_legend(uncertainty, _("standard deviation (signal)"))

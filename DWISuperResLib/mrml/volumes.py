@@ -10,6 +10,7 @@ import slicer
 import slicer.util
 import vtk
 from numpy.typing import ArrayLike, NDArray
+from slicer.i18n import tr as _
 from vtk.util.numpy_support import numpy_to_vtk, vtk_to_numpy
 
 from ..dwi import DWI, Volume
@@ -120,18 +121,21 @@ def write_dwi_nrrd(node, path: str | os.PathLike[str]) -> None:
     """
     volumes = _array(node).shape[3]
     if volumes < FEWEST_VOLUMES:
-        raise InputError(
-            f"{node.GetName()} has {volumes} volumes, and Slicer's NRRD files keep a gradient table only from "
-            f"{FEWEST_VOLUMES} volumes on; use the command line dwi-superres for so short a scan."
+        text = _(
+            "{scan} has {n} volumes, and Slicer's NRRD files keep a gradient table only from {fewest} volumes on; use "
+            "the command line dwi-superres for so short a scan."
         )
-    bvals, _ = gradient_table(node)
+        raise InputError(text.format(scan=node.GetName(), n=volumes, fewest=FEWEST_VOLUMES))
+    bvals = gradient_table(node)[0]
     if not np.isfinite(bvals).all() or not bvals.any():
-        raise InputError(f"{node.GetName()} has no b-values; load the scan again with its gradient table.")
+        text = _("{scan} has no b-values; load the scan again with its gradient table.")
+        raise InputError(text.format(scan=node.GetName()))
     storage = slicer.vtkMRMLNRRDStorageNode()
     storage.SetFileName(os.fspath(path))
     storage.SetUseCompression(0)
     if not storage.WriteData(node) or not os.path.isfile(path):
-        raise ProcessingError(f"{node.GetName()} could not be written to {path}; check that the disk has space.")
+        text = _("{scan} could not be written to {path}; check that the disk has space.")
+        raise ProcessingError(text.format(scan=node.GetName(), path=path))
 
 
 def read_dwi_nrrd(path: str | os.PathLike[str], like, target=None, name: str = ""):
@@ -149,7 +153,8 @@ def read_dwi_nrrd(path: str | os.PathLike[str], like, target=None, name: str = "
     storage.SetFileName(os.fspath(path))
     expected = like.GetNumberOfGradients()
     if not storage.ReadData(loaded) or loaded.GetNumberOfGradients() != expected:
-        raise ProcessingError(f"The result {path} is not a DWI of {expected} volumes; please report this.")
+        text = _("The result {path} is not a DWI of {n} volumes; please report this.")
+        raise ProcessingError(text.format(path=path, n=expected))
     created = target is None
     node = target or slicer.mrmlScene.AddNewNodeByClass(
         "vtkMRMLDiffusionWeightedVolumeNode", slicer.mrmlScene.GenerateUniqueName(name)
@@ -212,14 +217,15 @@ def describe(node) -> str:
         If the node is empty.
     """
     bvals, bvecs = gradient_table(node)
-    k, j, i, _ = _array(node).shape
+    k, j, i = _array(node).shape[:3]
     sizes = " × ".join(f"{size:.3g}" for size in np.linalg.norm(ijk_to_ras(node)[:3, :3], axis=0))
-    shells = [f"{np.count_nonzero(bvals.round(-2) == b)} at b = {b:g}" for b in np.unique(bvals.round(-2))]
+    counts = zip(*np.unique(bvals.round(-2), return_counts=True), strict=True)
+    shells = [_("{n} at b = {b}").format(n=count, b=f"{b:g}") for b, count in counts]
     weighted = bvecs[(np.linalg.norm(bvecs, axis=1) > 0) & (bvals > 50)]
     directions = len(np.unique(_hemisphere(weighted).round(3), axis=0))
-    return (
-        f"{i} × {j} × {k} voxels of {sizes} mm; {len(bvals)} volumes: {', '.join(shells)} s/mm²; "
-        f"{directions} directions"
+    text = _("{matrix} voxels of {sizes} mm; {n} volumes: {shells} s/mm²; {directions} directions")
+    return text.format(
+        matrix=f"{i} × {j} × {k}", sizes=sizes, n=len(bvals), shells=", ".join(shells), directions=directions
     )
 
 
@@ -233,7 +239,7 @@ def _hemisphere(vectors: NDArray[np.float64]) -> NDArray[np.float64]:
 def _array(node) -> NDArray:
     """(K, J, I, N) view of a DWI node's voxels."""
     if node.GetImageData() is None or not node.GetImageData().GetPointData().GetScalars():
-        raise InputError(f"{node.GetName()} holds no image; choose another volume.")
+        raise InputError(_("{volume} holds no image; choose another volume.").format(volume=node.GetName()))
     array = slicer.util.arrayFromVolume(node)
     return array if array.ndim == 4 else array[..., None]
 
@@ -248,7 +254,8 @@ def _set_gradients(node, bvals, vectors, frame) -> None:
     node.SetMeasurementFrameMatrix(slicer.util.vtkMatrixFromArray(matrix))
     kept = np.array_equal(vtk_to_numpy(node.GetDiffusionGradients()), vectors)
     if not kept or not np.array_equal(vtk_to_numpy(node.GetBValues()), bvals):
-        raise ProcessingError(f"Slicer rejected the gradient table of {node.GetName()}; please report this scan.")
+        text = _("Slicer rejected the gradient table of {scan}; please report this scan.")
+        raise ProcessingError(text.format(scan=node.GetName()))
 
 
 def _show_like(node, like) -> None:

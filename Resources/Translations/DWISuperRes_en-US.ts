@@ -20,6 +20,10 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>Input</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>1. Input</source>
       <translation type="unfinished" />
     </message>
@@ -60,15 +64,15 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>Model</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>2. Model</source>
       <translation type="unfinished" />
     </message>
     <message>
       <source>&amp;Model:</source>
-      <translation type="unfinished" />
-    </message>
-    <message>
-      <source>Model</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -108,11 +112,11 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>What the model was trained on, how it was judged, and under which licence it comes.</source>
+      <source>About this model</source>
       <translation type="unfinished" />
     </message>
     <message>
-      <source>About this model</source>
+      <source>What the model was trained on, how it was judged, and under which licence it comes.</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -196,6 +200,10 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>Super-resolve</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>3. Super-resolve</source>
       <translation type="unfinished" />
     </message>
@@ -252,11 +260,11 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>The same settings for many scans, one after another.</source>
+      <source>Several scans</source>
       <translation type="unfinished" />
     </message>
     <message>
-      <source>Several scans</source>
+      <source>The same settings for many scans, one after another.</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -281,6 +289,10 @@
     </message>
     <message>
       <source>Apply to all of them</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Compare</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -502,6 +514,10 @@
       <source>Scan {n} of {total} ({name}): {message}</source>
       <translation type="unfinished" />
     </message>
+    <message>
+      <source>The computation failed.</source>
+      <translation type="unfinished" />
+    </message>
   </context>
   <context>
     <name>gui.choices</name>
@@ -544,7 +560,7 @@
   <context>
     <name>gui.dependencies</name>
     <message>
-      <source>PyTorch is only partly installed; open the module PyTorch Utils, press Uninstall PyTorch, restart 3D Slicer and press Apply again (on Windows, first install 3D Slicer in a short folder such as C:\Slicer).</source>
+      <source>some files are missing</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -588,6 +604,54 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>open the module PyTorch Utils, press Uninstall PyTorch, restart 3D Slicer and press Apply again (on Windows, first install 3D Slicer in a short folder such as C:\Slicer)</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch is not installed; press Apply again to install it.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch is only partly installed ({reason}); {again}.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} on the processor</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} on {name}</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} on the Apple GPU</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} on the processor, since it does not work with this GPU ({reason})</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} does not work with this GPU ({reason}); choose the device CPU, or {again}.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>This GPU computes wrong numbers with PyTorch {version}; choose the device CPU.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} is built for processors only; choose the device CPU.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>PyTorch {version} is built for CUDA {cuda} and finds no GPU it can use; update the NVIDIA driver, or choose the device CPU.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>pip ended with code {n}</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>{names} could not be installed ({reason}); check the internet connection and the proxy, then try again.</source>
       <translation type="unfinished" />
     </message>
@@ -607,6 +671,14 @@
     <name>gui.file_io</name>
     <message>
       <source>{name} has fewer than {n} volumes: 3D Slicer loses its gradient table when it is saved as NRRD.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{name} is saved, but a scene file finds it only as NRRD: save it so, too, if you save the scene.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Gradient directions cannot follow the transform of a scan; export it without hardening transforms.</source>
       <translation type="unfinished" />
     </message>
   </context>
@@ -630,6 +702,57 @@
     </message>
   </context>
   <context>
+    <name>gui.job</name>
+    <message>
+      <source>Cancelled; nothing was changed.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The computation failed.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The result could not be taken into the scene: {error}.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Python could not be started for the computation ({error}); install 3D Slicer again.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The disk that holds {folder} is full; free some space and try again.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The computation was ended by the system, most often because memory ran out; close other scans and programs, or crop the scan first.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>A Python package is missing or damaged (see the details); install it and restart 3D Slicer.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The computation ended without a result ({code}); see the details, and report them if this recurs.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>signal {n}</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>code {n}</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>No temporary folder can be made in {folder} ({reason}); choose another in Edit &gt; Application Settings &gt; General, or free some space.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The disk that holds {folder} has {free} GB free and about {needed} GB are needed; free some space or choose another temporary folder.</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
     <name>gui.logic</name>
     <message>
       <source>There is no scan to super-resolve; load diffusion-weighted volumes first.</source>
@@ -640,7 +763,15 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>{scan} SR x{scale}</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>There is no scan to simulate from; choose a reference volume.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{scan} low resolution x{scale}</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -708,6 +839,10 @@
     </message>
     <message>
       <source>The {what} of this scan ({found}) lies outside of what the model was trained on ({trained}).</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{low} to {high} {unit}</source>
       <translation type="unfinished" />
     </message>
   </context>
@@ -818,6 +953,231 @@
     <name>gui.sample_data</name>
     <message>
       <source>DWI super-resolution</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>DWI phantom</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.comparison</name>
+    <message>
+      <source>DWISuperRes report</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>reference</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>test</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>difference</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.layout</name>
+    <message>
+      <source>Ref</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Test</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Diff</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Agreement</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Histogram</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Statistics</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.masks</name>
+    <message>
+      <source>The mask {mask} {found} does not lie on the grid of {scan} {expected}; resample it, or use a segmentation, which is resampled by itself.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The mask {mask} is empty; draw it first or choose the automatic mask.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{mask} shows no segment; make one visible or choose another mask.</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.nodes</name>
+    <message>
+      <source>DWISuperRes comparison</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.plots</name>
+    <message>
+      <source>DWISuperRes statistics</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Scatter</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Scatter line</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>voxels</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>identity</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{map}: test against reference</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>reference</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>test</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>bias</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>lower limit</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>upper limit</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Bland-Altman</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Bland-Altman lines</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{map}: Bland-Altman</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>mean of both</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>test − reference</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Histogram</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{map}: distribution in the mask</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.results</name>
+    <message>
+      <source>{scan} self-checks</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>check</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>value</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>limit</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>verdict</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>warning</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>passed</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>advice</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{scan} uncertainty</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>standard deviation (signal)</source>
+      <translation type="unfinished" />
+    </message>
+  </context>
+  <context>
+    <name>mrml.volumes</name>
+    <message>
+      <source>{scan} has {n} volumes, and Slicer's NRRD files keep a gradient table only from {fewest} volumes on; use the command line dwi-superres for so short a scan.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{scan} has no b-values; load the scan again with its gradient table.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{scan} could not be written to {path}; check that the disk has space.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The result {path} is not a DWI of {n} volumes; please report this.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{n} at b = {b}</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{matrix} voxels of {sizes} mm; {n} volumes: {shells} s/mm²; {directions} directions</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>{volume} holds no image; choose another volume.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Slicer rejected the gradient table of {scan}; please report this scan.</source>
       <translation type="unfinished" />
     </message>
   </context>

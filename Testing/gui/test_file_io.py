@@ -15,7 +15,7 @@ import vtk
 
 from DWISuperResLib import mrml
 from DWISuperResLib.dwi import DWI
-from DWISuperResLib.io import read_dwi, write_dwi
+from DWISuperResLib.io import read_dwi, write_dwi, write_image
 from Testing.slicer_host import start
 
 DWI_CLASS = "vtkMRMLDiffusionWeightedVolumeNode"
@@ -63,6 +63,14 @@ def files(tmp_path, small_dwi):
         write_dwi(small_dwi, tmp_path / f"{name}.nii.gz")
     write_dwi(small_dwi, tmp_path / "plain.nii")
     shutil.copy(tmp_path / "zweiter.nii.gz", tmp_path / "alone.nii.gz")
+    fsl = tmp_path / "fsl"
+    fsl.mkdir()
+    for name in ("data.nii.gz", "mask.nii.gz"):  # bvals and bvecs without a stem are those of all images there
+        shutil.copy(tmp_path / "zweiter.nii.gz", fsl / name)
+    for kind in ("bval", "bvec"):
+        shutil.copy(tmp_path / f"zweiter.{kind}", fsl / f"{kind}s")
+    write_image(np.ones(small_dwi.spatial_shape, np.uint8), small_dwi.affine, fsl / "mask.nii.gz", overwrite=True)
+    (fsl / "broken.nii.gz").write_bytes(b"\x1f\x8b\x08 and no more")
     (tmp_path / "notes.txt").write_text("x")
     return tmp_path
 
@@ -71,10 +79,13 @@ def test_what_the_reader_claims(module, files):
     reader = Plugin(module.DWISuperResFileReader)
     confidence = {
         name: reader.call("canLoadFileConfidence", float, str(files / name))
-        for name in ("erster scan.nii.gz", "zweiter.nii.gz", "plain.nii", "alone.nii.gz", "notes.txt", "zweiter.bval")
-    }
+        for name in (
+            "erster scan.nii.gz", "zweiter.nii.gz", "plain.nii", "alone.nii.gz", "notes.txt", "zweiter.bval",
+            "absent.nii", "fsl/data.nii.gz", "fsl/mask.nii.gz", "fsl/broken.nii.gz",
+        )
+    }  # fmt: skip
     assert {name for name, value in confidence.items() if value > 0} == {
-        "erster scan.nii.gz", "zweiter.nii.gz", "plain.nii",
+        "erster scan.nii.gz", "zweiter.nii.gz", "plain.nii", "fsl/data.nii.gz",
     }  # fmt: skip
     volumes_reader = 0.5 + 0.01 * len(".nii.gz")  # qSlicerFileReader::canLoadFileConfidence
     assert min(value for value in confidence.values() if value) > volumes_reader
@@ -162,3 +173,57 @@ def test_writer(module, tmp_path, small_dwi, suffix):
     np.testing.assert_allclose(back.affine, small_dwi.affine, atol=1e-5)
     assert not writer.call("write", bool, {"nodeID": node.GetID(), "fileName": str(tmp_path / "absent" / "x.nii")})
     assert "absent" in writer.said[0][1]
+
+
+@pytest.mark.parametrize("kind", ["Nifti1Image", "Nifti2Image"])
+@pytest.mark.parametrize("order", "<>")
+@pytest.mark.parametrize(("shape", "volumes"), [((3, 4, 5), 1), ((3, 4, 5, 1), 1), ((3, 4, 5, 9), 9)])
+def test_volumes_are_counted_as_nibabel_does(kind, order, shape, volumes, tmp_path):
+    import nibabel as nib
+
+    from DWISuperResLib.gui.file_io import volumes_in
+
+    image = getattr(nib, kind)(np.zeros(shape, np.int16), np.eye(4))
+    image = image.__class__(image.dataobj, image.affine, image.header.as_byteswapped(order))
+    for suffix in (".nii", ".nii.gz"):
+        image.to_filename(tmp_path / f"x{suffix}")
+        assert nib.load(tmp_path / f"x{suffix}").header.endianness == order
+        assert volumes_in(str(tmp_path / f"x{suffix}")) == volumes
+
+
+def test_export_writes_the_node_of_its_own_scene(module, tmp_path, small_dwi):
+    """As qSlicerCoreIOManager::exportNodes: a copy in a temporary scene, with an ID that another has here."""
+    here = mrml.add_dwi_node(small_dwi, "another")
+    dwi = DWI(small_dwi.signal * 2, small_dwi.affine, small_dwi.bvals, small_dwi.bvecs)
+    scene = slicer.vtkMRMLScene()
+    copy = scene.AddNewNodeByClass(DWI_CLASS)
+    copy.CopyContent(mrml.add_dwi_node(dwi, "exported"), False)
+    assert copy.GetID() == here.GetID()
+    assert copy.GetNumberOfGradients() != len(dwi.bvals)  # what Slicer forgets
+    writer = Plugin(module.DWISuperResFileWriter)
+    writer.call("extensions", list, copy)
+    assert writer.call("write", bool, {"nodeID": copy.GetID(), "fileName": str(tmp_path / "x.nii")})
+    written = read_dwi(tmp_path / "x.nii")
+    np.testing.assert_allclose(written.signal, dwi.signal, rtol=1e-6)
+    np.testing.assert_allclose(written.bvecs, dwi.bvecs, atol=1e-5)
+    assert writer.call("write", bool, {"nodeID": here.GetID(), "fileName": str(tmp_path / "y.nii")})  # by a script
+    np.testing.assert_allclose(read_dwi(tmp_path / "y.nii").signal, small_dwi.signal, rtol=1e-6)
+    copy.CopyContent(slicer.util.getNode("exported"), True)  # to be hardened
+    writer.call("extensions", list, copy)
+    assert not writer.call("write", bool, {"nodeID": copy.GetID(), "fileName": str(tmp_path / "z.nii")})
+    assert "without hardening" in writer.said[-1][1]
+
+
+def test_saving_says_that_a_scene_needs_nrrd(module, tmp_path, small_dwi):
+    """In the Save dialog, which shows the storage node's messages and no others."""
+    writer = Plugin(module.DWISuperResFileWriter)
+    node = mrml.add_dwi_node(small_dwi, "scan")
+    node.AddDefaultStorageNode()
+    said = node.GetStorageNode().GetUserMessages()
+    for folder, text in ((tmp_path, "only as NRRD"), (tmp_path / "absent", "absent")):
+        said.ClearMessages()
+        writer.call("extensions", list, node)
+        writer.call("write", bool, {"nodeID": node.GetID(), "fileName": str(folder / "x.nii")})
+        assert said.GetNumberOfMessages() == 1
+        assert text in said.GetNthMessageText(0)
+    assert not writer.said

@@ -21,9 +21,7 @@ import slicer.util
 import DWISuperResLib as dsr
 from DWISuperResLib import mrml
 from DWISuperResLib.errors import InputError, ProcessingError
-from Testing.slicer_host import start
-
-from .test_panel import NoDependencies
+from Testing.slicer_host import NoDependencies, start
 
 ROOT = Path(__file__).parents[2]
 
@@ -276,12 +274,47 @@ def test_look_of_the_panel(module, host):
     assert 0.01 < (grey < 100).mean() < 0.3  # text is there, and no black hole
 
 
-def test_texts_for_translators_are_all_there():
-    """The template lists what the sources say today; run Resources/Translations/update.py where this fails."""
+@pytest.fixture
+def update():
+    """Resources/Translations/update.py."""
     path = ROOT / "Resources/Translations/update.py"
     spec = importlib.util.spec_from_file_location("update_translations", path)
     update = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(update)
+    return update
+
+
+def test_another_language(module, host, update, small_dwi, tmp_path, monkeypatch):
+    """Texts are asked for under the contexts of the template, and what comes back is shown: here between guillemets."""
+    asked = set()
+
+    def translate(context, text):
+        asked.add((context, text))
+        return f"«{text}»"
+
+    monkeypatch.setattr(slicer.app, "translate", translate)
+    widget = module.DWISuperResWidget()
+    scan = mrml.add_dwi_node(small_dwi, "scan")
+    widget.panel.parameters.inputVolume = scan
+    assert widget.panel.ui.inputInfoLabel.text.startswith("«12 × 10 × 4 voxels")
+    assert "«2 at b = 0»" in widget.panel.ui.inputInfoLabel.text
+    host.show_views()
+    mrml.show_comparison_layout()
+    labels = {view.GetLayoutLabel() for view in slicer.util.getNodesByClass("vtkMRMLAbstractViewNode")}
+    assert labels >= {"«Ref»", "«Test»", "«Diff»", "«Agreement»", "«Histogram»", "«Statistics»"}
+    checks = [{"name": "a", "value": 1.0, "threshold": 2.0, "fired": True, "advice": "b"}]
+    assert mrml.update_self_checks(scan, checks).GetName() == "«scan self-checks»"
+    widget.cleanup()
+    job = make_logic(module).process(scan, waitForCompletion=False)
+    job.cancel()
+    assert str(job.error).startswith("«Cancelled")
+    template = update.collect()
+    assert {context for context, _ in asked} >= {"gui.parameters", "gui.job", "mrml.layout", "mrml.results"}
+    assert not {text for context, text in asked if text not in template[context]}
+
+
+def test_texts_for_translators_are_all_there(update):
+    """The template lists what the sources say today; run Resources/Translations/update.py where this fails."""
     contexts = update.collect()
     assert update.TEMPLATE.read_text(encoding="utf-8") == update.template(contexts)
     assert "{scales} finer voxels" in contexts["gui.model_card"]  # as slicer.i18n.getContext names it

@@ -19,7 +19,7 @@ from DWISuperResLib import mrml
 from DWISuperResLib.checkpoints import Card
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import InputError
-from Testing.slicer_host import start
+from Testing.slicer_host import NoDependencies, start
 
 FAKE = Path(__file__).parents[1] / "slicer_host" / "fake_child.py"
 CARD = Card(
@@ -34,22 +34,6 @@ CARD = Card(
     loss={"l1": 1.0},
     licence="CC-BY <b>4.0</b>",
 )
-
-
-class NoDependencies:
-    """Everything is there."""
-
-    def __init__(self, warm=False):
-        self._warm = warm
-
-    def complete(self):
-        return self._warm
-
-    def ensure(self):
-        return False
-
-    def ensure_readers(self):
-        pass
 
 
 @pytest.fixture
@@ -73,8 +57,6 @@ def launcher(tmp_path):
 @pytest.fixture
 def widget(host, launcher, monkeypatch, tmp_path):
     """The module's widget with two checkpoints and the fake child; temporary folders go to tmp_path."""
-    import qt
-
     from DWISuperResLib.gui import model_section
 
     def read_card(name):
@@ -86,12 +68,7 @@ def widget(host, launcher, monkeypatch, tmp_path):
     monkeypatch.setattr(model_section, "shipped_checkpoints", lambda: ["default", "other"])
     monkeypatch.setattr(slicer.app, "temporaryPath", str(tmp_path))
     monkeypatch.setenv("FAKE_CHILD_PIDS", str(tmp_path / "pids"))
-    module = host.load_module()
-    widget = module.DWISuperResWidget(slicer.qMRMLWidget())
-    widget.logic = module.DWISuperResLogic(python=launcher, dependencies=NoDependencies())
-    widget.parent.setLayout(qt.QVBoxLayout())  # as Slicer hands it to a module
-    widget.layout = widget.parent.layout()
-    widget.setup()
+    widget = host.open_module(launcher)
     yield widget
     widget.cleanup()
 
@@ -200,13 +177,16 @@ def shown(widget):
 
 
 def test_tooltips_keyboard_and_mnemonics(widget):
+    import ctk
     import qt
 
-    inputs = (qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QDoubleSpinBox, qt.QSlider, qt.QLineEdit)
+    inputs = (qt.QPushButton, qt.QCheckBox, qt.QComboBox, qt.QDoubleSpinBox, qt.QSlider, qt.QLineEdit, qt.QProgressBar)
     letters = []
     for child in widget.panel.widget.findChildren(qt.QWidget):
-        if isinstance(child, inputs) and child.name and not child.name.startswith("qt_"):
-            assert child.toolTip, f"{child.name} has no tooltip"
+        if not child.name or child.name.startswith("qt_"):  # parts that Qt makes of others
+            continue
+        assert child.toolTip or not isinstance(child, inputs), f"{child.name} has no tooltip"
+        if isinstance(child, (*inputs, ctk.ctkCollapsibleButton)):
             assert child.accessibleName, f"a screen reader cannot name {child.name}"
         text = child.property("text") if type(child) is not qt.QLabel or child.buddy() else None
         if isinstance(text, str) and "&" in text and type(child) in (qt.QLabel, qt.QPushButton, qt.QCheckBox):

@@ -1,6 +1,8 @@
 """The panel with scenes that come and go, with views, with many scans, and its child between jobs."""
 
 import os
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +18,9 @@ import vtk
 from DWISuperResLib import mrml
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.mrml import nodes as node_module
+from Testing.slicer_host import NoDependencies
 
-from .test_panel import NoDependencies, folders, host, launcher, scan, widget  # noqa: F401  fixtures
+from .test_panel import FAKE, folders, host, launcher, scan, widget  # noqa: F401  fixtures
 
 WINDOW_HEIGHT = 1000
 AROUND_THE_PANEL = 210
@@ -67,9 +70,15 @@ def test_a_scene_loaded_while_the_module_is_open(widget, scan, small_dwi, tmp_pa
     assert not ui.compareStatusLabel.text
 
 
-def test_apply_and_compare_fit_into_a_window(widget, scan, host):  # noqa: F811
-    """With a scan, a model and a warning, without scrolling, in a window of 1000 pixels."""
+def test_apply_and_compare_fit_into_a_window(widget, scan, host, monkeypatch):  # noqa: F811
+    """With a scan, the model that ships and its warnings, without scrolling, in a window of 1000 pixels."""
+    from DWISuperResLib import checkpoints
+    from DWISuperResLib.gui import model_section
+
+    monkeypatch.setattr(model_section, "read_card", checkpoints.read_card)
     parent = widget.parent
+    widget.panel.parameters.checkpoint = "without_b15"
+    widget.panel.parameters.checkpoint = "default"  # read anew
     widget.panel.parameters.referenceVolume = scan
     parent.resize(480, WINDOW_HEIGHT - AROUND_THE_PANEL)
     parent.show()
@@ -110,6 +119,13 @@ def test_several_scans(widget, scan, small_dwi, host, tmp_path):  # noqa: F811
     assert len(names) == 6  # the results of the first time were left out
     assert "second SR x2_1" in names
     assert not folders(tmp_path)
+
+
+def test_scans_that_are_loaded_meanwhile(widget, small_dwi):  # noqa: F811
+    """By drag and drop, with nothing chosen as the input."""
+    assert not widget.panel.ui.batchButton.enabled
+    mrml.add_dwi_node(small_dwi, "scan")
+    assert widget.panel.ui.batchButton.enabled
 
 
 def test_several_scans_cancelled(widget, scan, small_dwi, host, tmp_path, monkeypatch):  # noqa: F811
@@ -214,7 +230,8 @@ def test_test_over_reference_and_flicker(compared, host):  # noqa: F811
     ui.overlaySlider.value = 0
     ui.flickerCheckBox.click()
     seen = set()
-    host.wait(lambda: seen.add(view.GetForegroundOpacity()) or seen >= {0.0, 1.0})
+    shown = {None, mrml.comparison_nodes()["qa_test"].GetID()}
+    host.wait(lambda: seen.add(view.GetForegroundVolumeID()) or seen == shown)
     compared.exit()
     compared.enter()
     ui.flickerCheckBox.click()
@@ -236,28 +253,63 @@ def alive(pid):
     return True
 
 
-def test_the_child_between_jobs(widget, scan, host, launcher, tmp_path):  # noqa: F811
-    """Started on entering, the same for job after job, ended when idle, on cancel and on reload."""
-    logic = widget.logic
-    logic._dependencies = NoDependencies(warm=True)
+@pytest.fixture
+def started(launcher, tmp_path):  # noqa: F811
+    """Process ids of all that the module started so far: the launcher writes them down."""
+    log = tmp_path / "started"
+    log.touch()
+    Path(launcher).write_text(f'#!/bin/sh\necho $$ >> "{log}"\nexec "{sys.executable}" -S "{FAKE}" "$@"\n')
+    return lambda: [int(pid) for pid in log.read_text().split()]
+
+
+def apply(widget, host):  # noqa: F811
+    widget.panel.ui.applyButton.click()
+    host.wait(lambda: not widget.logic.isRunning)
+    assert not host.errors
+
+
+def test_one_child_for_job_after_job(widget, scan, host, started):  # noqa: F811
+    """PyTorch is loaded once: looking for a device and two jobs are the work of one process."""
+    for _ in range(2):
+        apply(widget, host)
+    (pid,) = started()
+    assert alive(pid)
+
+
+def test_the_child_is_there_before_the_first_job(widget, scan, host, started):  # noqa: F811
+    widget.logic._dependencies = NoDependencies(warm=True)
     widget.exit()
     widget.enter()
-    first = logic._child._child._process.pid
-    for _ in range(2):
-        widget.panel.ui.applyButton.click()
-        host.wait(lambda: not logic.isRunning)
-    assert logic._child._child._process.pid == first
-    assert logic._idle.isActive()
-    logic._idle.setInterval(10)
-    logic._idle.start()
-    host.wait(lambda: not alive(first))
-    widget.enter()
-    second = logic._child._child._process.pid
-    widget.cleanup()
-    assert not alive(second)
-    assert not list(tmp_path.glob("DWISuperRes-*"))
+    host.wait(started)
+    apply(widget, host)
+    assert len(started()) == 1
 
 
-def test_no_child_while_something_is_missing(widget):  # noqa: F811
+def test_no_child_while_something_is_missing(widget, started):  # noqa: F811
     widget.enter()
     assert not widget.logic._child.is_running
+    assert not started()
+
+
+@pytest.mark.parametrize("how", ["idle", "cancel", "scene", "reload"])
+def test_the_child_ends(widget, scan, host, started, how, tmp_path, monkeypatch):  # noqa: F811
+    """When nothing came for a while, with a job that is cancelled, and with the module; the next job has another."""
+    logic = widget.logic
+    if how == "idle":
+        apply(widget, host)
+        assert logic._idle.isActive()
+        logic._idle.setInterval(10)
+        logic._idle.start()
+    else:
+        monkeypatch.setenv("FAKE_CHILD", "slow")
+        widget.panel.ui.applyButton.click()
+        host.wait(lambda: (tmp_path / "pids").exists())
+        {"cancel": widget.panel.ui.applyButton.click, "scene": lambda: slicer.mrmlScene.Clear(0),
+         "reload": widget.cleanup}[how]()  # fmt: skip
+    (first,) = started()
+    host.wait(lambda: not alive(first))
+    assert not list(tmp_path.glob("DWISuperRes-*"))
+    if how in ("idle", "cancel"):
+        monkeypatch.setenv("FAKE_CHILD", "succeed")
+        apply(widget, host)
+        assert len(started()) == 2

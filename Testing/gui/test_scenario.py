@@ -2,7 +2,6 @@
 load again, compare again. With SLICER_PYTHON_DIR it runs on Slicer's own Python files."""
 
 import os
-import sys
 
 import numpy as np
 import pytest
@@ -21,7 +20,6 @@ from Testing.conftest import oblique_affine
 from Testing.slicer_host import start
 
 from .test_module import checkpoint, launcher  # noqa: F401  fixtures
-from .test_panel import NoDependencies
 from .test_panel_scenes import load_scene
 
 
@@ -56,19 +54,12 @@ def planes_cut_the_mask(manager):
 
 
 def test_load_simulate_apply_compare_save_load_compare(host, scan_file, checkpoint, tmp_path, monkeypatch):  # noqa: F811
-    import qt
-
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     temporary = tmp_path / "temporary"
     temporary.mkdir()
     monkeypatch.setattr(slicer.app, "temporaryPath", str(temporary))
     manager = host.show_views()
-    module = host.load_module()
-    widget = module.DWISuperResWidget(slicer.qMRMLWidget())
-    widget.logic = module.DWISuperResLogic(python=sys.executable, dependencies=NoDependencies())
-    widget.parent.setLayout(qt.QVBoxLayout())
-    widget.layout = widget.parent.layout()
-    widget.setup()
+    widget = host.open_module()
     ui = widget.panel.ui
     widget.panel.input.load(str(scan_file))
     reference = widget.panel.parameters.inputVolume

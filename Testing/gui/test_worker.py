@@ -20,8 +20,6 @@ from DWISuperResLib.gui.worker import LOADED_FIRST
 from DWISuperResLib.io import write_dwi
 from DWISuperResLib.phantoms import phantom
 
-from .test_job import alive
-
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).parents[1] / "slicer_host" / "fake_child.py"
 REQUIREMENTS = ROOT / "Resources/DWISuperRes-requirements.txt"
@@ -47,6 +45,11 @@ def wait(command, seconds=60):
         assert time.monotonic() < end
         time.sleep(0.01)
     return messages + command.read(), command.exit_code
+
+
+def alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 def pid(child):

@@ -374,6 +374,18 @@ def test_gradients_of_real_files_are_those_that_slicer_shows(name, shared_data, 
     np.testing.assert_allclose(dwi.bvecs, table["bvecs"] / np.where(lengths > 0, lengths, 1), atol=1e-9)
 
 
+@pytest.mark.parametrize("longest", [0.995, 1.0, 1.0021, 3.0])
+def test_gradients_of_any_length_are_those_that_slicer_shows(longest, shells, tmp_path):
+    """b = b_max (|g| / max |g|)^2, also where few digits make the lengths of unit vectors differ a little."""
+    path = tmp_path / "scan.nrrd"
+    keys = {f"DWMRI_gradient_{n:04d}": f"0 {longest * (1 - n / 2000):.4f} 0" for n in range(2, 10)}
+    by_pynrrd(shells, path, header=keys)
+    table = in_slicer(path, tmp_path / "table.npz")
+    dwi = io.read_dwi(path)
+    assert len(set(table["bvals"].round(6))) > 5
+    np.testing.assert_allclose(dwi.bvals, table["bvals"], rtol=1e-9, atol=1e-9)
+
+
 @pytest.mark.parametrize("suffix", [".nrrd", ".nhdr"])
 def test_slicer_reads_what_is_written_and_the_other_way_round(suffix, shells, tmp_path):
     io.write_dwi(shells, tmp_path / f"ours{suffix}")

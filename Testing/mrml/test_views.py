@@ -36,14 +36,14 @@ def oblique():
 
 
 def compare(tmp_path, affine, colours=None, transform=None):
-    """A comparison on a grid: a block of tissue in the middle, the test map higher by 0.1."""
+    """A comparison on a grid: a block of tissue away from the middle of the scan, the test map higher by 0.1."""
     bvecs = np.random.default_rng(1).normal(size=(7, 3))
     bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
     scan = mrml.add_dwi_node(DWI(np.ones((*SHAPE, 7), np.float32), affine, [0, *[1e3] * 6], bvecs), "scan")
     if transform is not None:
         scan.SetAndObserveTransformNodeID(transform.GetID())
     reference = np.zeros(SHAPE, np.float32)
-    reference[4:16, 3:13, 2:8] = 0.5 + 0.2 * np.random.default_rng(0).random((12, 10, 6))
+    reference[4:16, 3:13, 6:9] = 0.5 + 0.2 * np.random.default_rng(0).random((12, 10, 3))
     test = np.where(reference > 0, reference + np.float32(0.1), 0)
     (tmp_path / "s.tsv").write_text("map\tmae\nfa\t0.1\n")
     (tmp_path / "r.html").write_text("<html></html>")
@@ -87,7 +87,7 @@ def test_centre_is_a_voxel_of_the_mask(scene, oblique, tmp_path):
     """Also where the mask is hollow, as a shell of cortex is."""
     nodes = compare(tmp_path, oblique)
     array = slicer.util.arrayFromVolume(nodes["fa_difference"])
-    array[3:7, 5:11, 6:14] = np.nan
+    array[6:9, 5:11, 6:14] = np.nan
     voxel = np.linalg.solve(oblique, np.append(mrml.centre_of_mask(), 1))[:3]
     np.testing.assert_allclose(voxel, voxel.round(), atol=1e-6)
     assert np.isfinite(array[tuple(voxel.round().astype(int)[::-1])])
@@ -108,8 +108,8 @@ def test_legends_are_drawn_in_views_that_a_layout_made(scene, oblique, tmp_path)
 def test_colour_fa(scene, oblique, tmp_path):
     """Directions as colours in the views of reference and test, the difference of FA beside them."""
     colours = np.zeros((*SHAPE, 3), np.uint8)
-    colours[4:10, 3:13, 2:8] = 200, 0, 0
-    colours[10:16, 3:13, 2:8] = 0, 0, 150
+    colours[4:10, 3:13, 6:9] = 200, 0, 0
+    colours[10:16, 3:13, 6:9] = 0, 0, 150
     nodes = compare(tmp_path, oblique, (colours, colours[::-1]))
     assert {"colour_fa_reference", "colour_fa_test"} <= set(nodes)
     assert set(mrml.map_names()) == {"fa", "qa", "colour_fa"}
@@ -157,12 +157,16 @@ def test_test_over_reference_in_one_view(scene, oblique, tmp_path):
     reference, test = (
         manager.sliceWidget(mrml.SLICE_VIEWS[part]).picture().astype(int) for part in ("reference", "test")
     )
-    mrml.show_overlay(nodes["fa_test"], 1.0)
+    mrml.lay_test_over_reference("fa", 1.0)
     np.testing.assert_allclose(view.picture(), test, atol=1)
-    mrml.show_overlay(nodes["fa_test"], 0.5)
+    assert view.legend_titles() == ["FA reference"]  # not both, one over the other
+    mrml.lay_test_over_reference("fa", 0.5)
     np.testing.assert_allclose(view.picture()[..., :3], (reference + test)[..., :3] / 2, atol=2)
-    mrml.show_overlay(None, 0.0)
+    mrml.lay_test_over_reference("fa", 0.0)
     np.testing.assert_array_equal(view.picture(), reference)
+    view.sliceLogic().GetSliceCompositeNode().SetForegroundVolumeID(nodes["qa_reference"].GetID())
+    mrml.lay_test_over_reference("fa", 0.0)
+    assert view.sliceLogic().GetSliceCompositeNode().GetForegroundVolumeID() == nodes["qa_reference"].GetID()
 
 
 def scan(name, parent=None, source=None):
@@ -188,6 +192,8 @@ def test_scans_of_the_scene_and_of_folders(scene):
 
 def test_results_are_filed_under_the_scan(scene):
     tree, result = node_module.hierarchy(), scan("scan SR x2")
+    result.CreateDefaultDisplayNodes()
+    result.GetDisplayNode().SetDiffusionComponent(3)
     checks = [
         {"name": "grid (dB)", "value": 13.04, "threshold": 10.0, "fired": True, "advice": "Do not use it."},
         {"name": "consistency", "value": 0.5, "threshold": 2.0, "fired": False, "advice": "-"},
@@ -205,11 +211,16 @@ def test_results_are_filed_under_the_scan(scene):
     assert mrml.uncertainty_of(result) is uncertainty
     for node in (table, uncertainty):
         assert tree.GetItemParent(tree.GetItemByDataNode(node)) == tree.GetItemByDataNode(result)
+    assert uncertainty not in mrml.scans()  # a DWI volume, but none to super-resolve
     manager = start().show_views()
     mrml.show_comparison_layout()
-    view = manager.sliceWidget(mrml.SLICE_VIEWS["test"]).sliceLogic().GetSliceCompositeNode()
+    widget = manager.sliceWidget(mrml.SLICE_VIEWS["test"])
+    view = widget.sliceLogic().GetSliceCompositeNode()
     view.SetBackgroundVolumeID(result.GetID())
     mrml.show_uncertainty_overlay(uncertainty, 0.5)
     assert (view.GetForegroundVolumeID(), view.GetForegroundOpacity()) == (uncertainty.GetID(), 0.5)
+    assert uncertainty.GetDisplayNode().GetDiffusionComponent() == 3  # that of the volume it lies over
+    assert widget.legend_titles() == ["standard deviation (signal)"]
     mrml.show_uncertainty_overlay(uncertainty, 0.0)
     assert view.GetForegroundVolumeID() is None
+    assert not widget.legend_titles()

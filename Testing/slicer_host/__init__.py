@@ -5,6 +5,6 @@ wrapper, the scripted module base classes and `slicer.app`. Not covered: PythonQ
 module factory and packaging; `DWISuperResTest` covers those inside Slicer.
 """
 
-from .host import Host, start
+from .host import Host, NoDependencies, start
 
-__all__ = ["Host", "start"]
+__all__ = ["Host", "NoDependencies", "start"]

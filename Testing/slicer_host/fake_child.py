@@ -82,7 +82,7 @@ def main():
 def run(command, *arguments):
     behaviour = os.environ.get("FAKE_CHILD", "succeed")
     if command == "probe":
-        say(type="result", device="cpu", message="PyTorch 0 on the processor")
+        say(type="result", device="cpu", found="processor", version="0")
         return 0
     say(type="status", message="Loading the network")
     if behaviour == "slow":

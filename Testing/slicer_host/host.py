@@ -21,6 +21,22 @@ DIVERGING = "FileDivergingBlueRed.txt"
 SEQUENTIAL = ("FileViridis.txt", "FileInferno.txt")
 
 
+class NoDependencies:
+    """Every Python package is there; `warm` starts the child when the panel opens."""
+
+    def __init__(self, warm=False):
+        self._warm = warm
+
+    def complete(self):
+        return self._warm
+
+    def ensure(self):
+        return False
+
+    def ensure_readers(self):
+        pass
+
+
 @dataclass
 class Host:
     """What a test needs: the Qt application, and what the module told the user or asked for."""
@@ -71,6 +87,19 @@ class Host:
 
         self.layout_manager = LayoutManager(size)
         return self.layout_manager
+
+    def open_module(self, python=sys.executable, dependencies=None):
+        """The module's widget on screen, as Slicer makes it; what computes is another Python."""
+        import qt
+        import slicer
+
+        module = self.load_module()
+        widget = module.DWISuperResWidget(slicer.qMRMLWidget())
+        widget.logic = module.DWISuperResLogic(python=python, dependencies=dependencies or NoDependencies())
+        widget.parent.setLayout(qt.QVBoxLayout())
+        widget.layout = widget.parent.layout()
+        widget.setup()
+        return widget
 
     def add_colours(self):
         """The wheel lacks Slicer's colour files, so tables with the same ids stand in."""
@@ -184,7 +213,8 @@ def start() -> Host:
     vars(sys.modules["ctk"]).update({cls.__name__: cls for cls in widgets.CTK})
     vars(slicer).update({cls.__name__: cls for cls in widgets.QMRML})
     i18n = types.ModuleType("slicer.i18n")
-    i18n.tr, i18n.translate = (lambda text: text), (lambda _context, text: text)
+    i18n.tr = lambda text: slicer.app.translate(_context_of(sys._getframe(1)), text)
+    i18n.translate = lambda context, text: slicer.app.translate(context, text)
     sys.modules["slicer.i18n"] = slicer.i18n = i18n
     sys.modules["slicer.ScriptedLoadableModule"] = slicer.ScriptedLoadableModule = scripted_module
     sys.modules["slicer.parameterNodeWrapper"] = slicer.parameterNodeWrapper = parameter_nodes
@@ -196,6 +226,11 @@ def start() -> Host:
     if folder := os.environ.get("SLICER_PYTHON_DIR"):
         _use_slicers_own(host, Path(folder))
     return host
+
+
+def _context_of(frame):
+    """As slicer.i18n.getContext names it: package and file."""
+    return ".".join(frame.f_globals["__name__"].split(".")[-2:])
 
 
 def _use_slicers_own(host, checkout):

@@ -23,16 +23,10 @@ def main(scan, output):
     import slicer.util
 
     from DWISuperResLib import mrml
-    from Testing.gui.test_panel import NoDependencies
 
     host.new_scene()
     manager = host.show_views(VIEW)
-    module = host.load_module()
-    widget = module.DWISuperResWidget(slicer.qMRMLWidget())
-    widget.logic = module.DWISuperResLogic(python=sys.executable, dependencies=NoDependencies())
-    widget.parent.setLayout(qt.QVBoxLayout())
-    widget.layout = widget.parent.layout()
-    widget.setup()
+    widget = host.open_module()
     panel = widget.panel
     panel.input.load(scan)
     panel.parameters.referenceVolume = panel.parameters.inputVolume
