@@ -102,9 +102,10 @@ class SRUNet(nn.Module):
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             features = stage(functional.pixel_shuffle(up(features), 2).add_(skips.pop()))
         residual = resized(self.tails[_name(factors)](features[..., :height, :width]).float(), size)
-        if self.band_limited:
-            residual = beyond_band(residual, (height, width))
-        return resized(x[:, :1], size) + residual
+        kept = x[:, :1].float()
+        if self.band_limited:  # less what k-space truncation to the input's matrix would keep of the residual
+            kept = kept - resized(residual, (height, width))
+        return resized(kept, size) + residual
 
     def _factors_for(self, shape: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
         """Those of rows and columns; in descending order where they are of a pair that is to be transposed."""
@@ -125,17 +126,14 @@ def _name(pair: tuple[int, int]) -> str:
 
 def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     """Mirrored sinc interpolation of (B, 1, H, W) to `size`, or its left inverse to fewer pixels, in float32."""
-    pairs = list(zip(images.shape[-2:], size, strict=True))
-    if all(n == m for n, m in pairs):
-        return images.float()
-    rows, columns = (_operator(int(n), int(m), images.device) for n, m in pairs)
+    (height, width), (rows, columns) = images.shape[-2:], map(int, size)
+    images = images.float()
     with torch.autocast(images.device.type, enabled=False):
-        return rows @ images.float() @ columns.T
-
-
-def beyond_band(images: torch.Tensor, coarse: Sequence[int]) -> torch.Tensor:
-    """Part of (B, 1, H, W) that k-space truncation to `coarse` pixels removes, in float32."""
-    return images.float() - resized(resized(images, coarse), images.shape[-2:])
+        if rows != height:
+            images = _operator(height, rows, images.device) @ images
+        if columns != width:
+            images = images @ _operator(width, columns, images.device).T
+    return images
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ by random curves of the intensity, so that what a network can learn of them is a
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from scipy.interpolate import PchipInterpolator
 from ..dwi import DWI, foreground_mask
 from ..errors import InputError
 from ..resampling.degradation import degrade, rician
+from ..resampling.scale import Scale
 
 DIRECTIONS = 12
 LEVEL = 1000.0
@@ -84,9 +86,9 @@ def simulated_dwi(
         factors = [1, 1, 1]
         factors[axis] = thickness
         dwi = degrade(dwi, factors, model="area", axis=axis)
-    factor = float(rng.uniform(*coarser))
+    factor = Fraction(rng.uniform(*coarser)).limit_denominator(100)
     if factor > 1:
-        dwi = degrade(dwi, factor, model="kspace", axis=axis)
+        dwi = degrade(dwi, Scale.of_slices(factor, factor, 1, axis), model="kspace", axis=axis)
     sigma = dwi.foreground_b0() / rng.uniform(15, 60)
     for n in range(dwi.n_volumes):
         dwi.signal[..., n] = np.rint(rician(dwi.signal[..., n], sigma, rng))
@@ -99,10 +101,9 @@ def _tissue(contrasts: Sequence[Volume], rng: np.random.Generator) -> tuple[Volu
         found = ", ".join(str(c.shape) for c in contrasts) or "none"
         raise InputError(f"The structural volumes have matrices {found}; expected one or more on the same grid.")
     stacked = np.stack([np.asarray(c, np.float32) for c in contrasts], axis=-1)
-    head = foreground_mask(stacked)
-    if not head.any():
-        raise InputError("The structural volume shows nothing; choose one of a head.")
-    head = ndimage.binary_fill_holes(ndimage.binary_closing(head, iterations=2))
+    if not stacked.any(axis=(0, 1, 2)).all():
+        raise InputError("A structural volume shows nothing; choose one of a head.")
+    head = ndimage.binary_fill_holes(ndimage.binary_closing(foreground_mask(stacked), iterations=2))
     scaled = [np.clip(stacked[..., n] / np.percentile(stacked[head, n], 99.5), 0, 1) for n in range(len(contrasts))]
     shares = rng.dirichlet(np.ones(len(contrasts)))
     return sum(share * volume for share, volume in zip(shares, scaled, strict=True)).astype(np.float32), head

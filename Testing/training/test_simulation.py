@@ -59,3 +59,5 @@ def test_volumes_that_show_nothing_or_differ_are_refused():
         simulated_dwi([volume, volume[1:]], np.eye(4), 0)
     with pytest.raises(InputError, match="same grid"):
         simulated_dwi([], np.eye(4), 0)
+    with pytest.raises(InputError, match="shows nothing"):
+        simulated_dwi([np.zeros_like(volume)], np.eye(4), 0)
