@@ -114,14 +114,14 @@ def _weighted(
 ) -> tuple[NDArray[np.float32], NDArray[np.float64], NDArray[np.float64]]:
     """Signal (X, Y, Z, N) of one unweighted and `DIRECTIONS` weighted volumes, b-values, directions."""
     unweighted = np.exp(_curve(tissue, rng, np.log(0.2), np.log(2.0)))
-    diffusivity = np.exp(_curve(tissue, rng, np.log(0.5e-3), np.log(2.5e-3)))  # mm²/s
-    anisotropy = _curve(tissue, rng, -0.3, 0.8).clip(0)
+    diffusivity = np.exp(_curve(tissue, rng, np.log(0.5e-3), np.log(2.0e-3)))  # mm²/s
+    anisotropy = _curve(tissue, rng, -0.3, 0.5).clip(0)
     fibres = _orientation(tissue, rng)
     unweighted *= _shading(tissue.shape, rng)
     # Air keeps what little signal the structural volume has there.
     unweighted = np.where(head, unweighted, unweighted[head].mean() * tissue)
     unweighted *= LEVEL / unweighted[head].mean()
-    b = float(rng.choice([700, 1000, 1000, 1500, 2000, 3000]))
+    b = float(rng.choice([700, 1000, 1000, 1500, 2000, 2500]))
     directions = _spread_directions(rng)
     signal = np.empty((*tissue.shape, DIRECTIONS + 1), np.float32, order="F")
     signal[..., 0] = unweighted
