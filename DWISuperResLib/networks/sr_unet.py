@@ -58,18 +58,16 @@ class SRUNet(nn.Module):
         band_limited: bool = True,
     ) -> None:
         super().__init__()
-        pairs = [(s, s) if isinstance(s, int) else tuple(s) for s in scales]
+        pairs = _pairs(scales)
         numbers = [n for pair in pairs for n in pair] + [width, *blocks]
         if not all(isinstance(n, int) and 0 < n <= 512 for n in numbers) or not scales or not blocks:
             raise InputError(
                 f"scales {scales}, width {width!r} and blocks {blocks} must be whole numbers from 1 to 512."
             )
-        if any(len(pair) != 2 or pair[0] > pair[1] for pair in pairs) or len(set(pairs)) < len(pairs):
-            raise InputError(f"scales are {scales}; expected numbers or ascending pairs of them, each once.")
         if width * 2 ** len(blocks) > 4096:
             raise InputError(f"width {width} on {len(blocks)} levels is over 4096 channels; take fewer.")
         self.view = SliceView(neighbours, tuple(guidance))
-        self.scales: tuple[tuple[int, int], ...] = tuple((pair[0], pair[1]) for pair in pairs)
+        self.scales = pairs
         self.band_limited = band_limited
         widths = [width * 2**level for level in range(len(blocks))]
         self.head = nn.Conv2d(self.view.channels, width, 3, padding=1)
@@ -118,6 +116,14 @@ class SRUNet(nn.Module):
                 f"{tuple(size)} of {tuple(shape)} pixels; choose one of its scales."
             )
         return best
+
+
+def _pairs(scales: Sequence[int | Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    """Each factor for both axes as a pair, too."""
+    pairs = [(s, s) if isinstance(s, int) else tuple(s) for s in scales]
+    if any(len(pair) != 2 or pair[0] > pair[1] for pair in pairs) or len(set(pairs)) < len(pairs):
+        raise InputError(f"scales are {scales}; expected numbers or ascending pairs of them, each once.")
+    return tuple((pair[0], pair[1]) for pair in pairs)
 
 
 def _name(pair: tuple[int, int]) -> str:
