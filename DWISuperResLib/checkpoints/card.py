@@ -104,19 +104,20 @@ class Card:
             object.__setattr__(self, name, _interval(name, getattr(self, name)))
         if not self.name or "\n" in self.name or len(self.name) > 100:
             raise _bad("name", self.name, "one line of 1 to 100 characters")
-        if self.architecture not in architectures():
-            raise _bad("architecture", self.architecture, f"one of {', '.join(architectures())}")
-        if self.task not in TASKS:
-            raise _bad("task", self.task, f"one of {', '.join(TASKS)}")
-        if self.normalisation not in NORMALISATIONS:
-            raise _bad("normalisation", self.normalisation, f"one of {', '.join(NORMALISATIONS)}")
+        choices = {"architecture": architectures(), "task": TASKS, "normalisation": NORMALISATIONS}
+        for name, known in choices.items():
+            if getattr(self, name) not in known:
+                raise _bad(name, getattr(self, name), f"one of {', '.join(known)}")
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
             raise _bad("format version", self.format_version, f"{FORMAT_VERSION}; a newer release may read this file")
         if not re.fullmatch("([0-9a-f]{64})?", self.sha256):
             raise _bad("sha256", self.sha256, "64 hexadecimal digits")
+        self._check_sizes()
+        object.__setattr__(self, "factors", _factors(self.factors, self.task))
+
+    def _check_sizes(self) -> None:
         if sum(abs(x) for x in _leaves("arguments", self.arguments) if isinstance(x, int | float)) > _MAX_ARGUMENTS:
             raise _bad("arguments", self.arguments, f"numbers that sum to at most {_MAX_ARGUMENTS}")
-        object.__setattr__(self, "factors", _factors(self.factors, self.task))
         for name, limits in self.voxel_sizes.items():
             if name not in ("in_plane", "slice") or not _interval("voxel_sizes", limits, low=1e-3, high=1e3):
                 raise _bad("voxel_sizes", self.voxel_sizes, "in_plane and slice, each [low, high] in mm")

@@ -113,16 +113,7 @@ def verdict(
     evaluation: Evaluation, checks: Sequence[Check] = (), run: Mapping[str, Any] = MappingProxyType({})
 ) -> list[str]:
     """The outcome in a few plain sentences, the most important first; `run` as for `report.write_report`."""
-    networks = [c.name for c in evaluation.candidates if c.kind == "checkpoint"]
-    classical = [c.name for c in evaluation.candidates if c.kind == "interpolation"]
-    if evaluation.conditions["task"] == "compare":
-        sentences = _of_comparison(evaluation)
-    elif networks:
-        sentences = [_of_network(evaluation, network, classical) for network in networks if classical]
-    else:
-        judged = JUDGED[:1] if evaluation.structural else JUDGED
-        listed = "; ".join(f"{column.phrase}: {column.closest(evaluation, classical)}" for column in judged)
-        sentences = [f"No checkpoint was evaluated. Closest to the original among the interpolations: {listed}."]
+    sentences = _findings(evaluation)
     files = {Path(str(value)).name for value in run.values()}
     for network, scans in evaluation.conditions.get("trained on", {}).items():
         if known := files & set(scans.split(", ")):
@@ -134,6 +125,18 @@ def verdict(
     elif checks:
         sentences.append(f"None of the {len(checks)} self-checks warns.")
     return sentences
+
+
+def _findings(evaluation: Evaluation) -> list[str]:
+    if evaluation.conditions["task"] == "compare":
+        return _of_comparison(evaluation)
+    networks = [c.name for c in evaluation.candidates if c.kind == "checkpoint"]
+    classical = [c.name for c in evaluation.candidates if c.kind == "interpolation"]
+    if networks:
+        return [_of_network(evaluation, network, classical) for network in networks if classical]
+    judged = JUDGED[:1] if evaluation.structural else JUDGED
+    listed = "; ".join(f"{column.phrase}: {column.closest(evaluation, classical)}" for column in judged)
+    return [f"No checkpoint was evaluated. Closest to the original among the interpolations: {listed}."]
 
 
 def _of_network(evaluation: Evaluation, network: str, classical: Sequence[str]) -> str:

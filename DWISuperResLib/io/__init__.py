@@ -17,7 +17,7 @@ from ..dwi import DWI, Volume
 from ..errors import InputError
 from .formats import FORMATS, Format, format_of, image_suffix, output_names
 from .gradients import b_value_warning
-from .outputs import output_directory, output_files
+from .outputs import output_directory, output_files, write_text
 from .streams import check_exists, stored_dtype
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "scan_outputs",
     "write_dwi",
     "write_image",
+    "write_text",
     "write_volume",
 ]
 

@@ -98,6 +98,21 @@ def output_files(
         raise _failure(targets[-1], error) from error
 
 
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file whole or not at all, over one of its name; errors as of `output_files`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "scores.json"
+    >>> write_text(target, "{}")
+    >>> target.read_text()
+    '{}'
+    """
+    with output_files([path], overwrite=True) as (temporary,):
+        temporary.write_text(text, encoding="utf-8")
+
+
 @contextmanager
 def output_directory(path: str | os.PathLike, overwrite: bool = False, *, wait: bool = False) -> Iterator[Path]:
     """Temporary folder whose content becomes that of `path` on success and vanishes on failure.

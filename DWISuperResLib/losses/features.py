@@ -94,6 +94,18 @@ register_backbone("untrained")(untrained.UntrainedFeatures)
 register_backbone("ssfd")(SSFDFeatures)
 
 
+def _of_weight(
+    taps: Sequence[str], tap_weights: Sequence[float] | None, gram_weights: Sequence[float] | None
+) -> tuple[list[str], list[float], list[float]]:
+    """Taps that count, and their weights; InputError if there is none, or one is named twice."""
+    own = _checked_weights("tap_weights", tap_weights, len(taps), 1.0)
+    gram = _checked_weights("gram_weights", gram_weights, len(taps), 0.0)
+    kept = [i for i in range(len(taps)) if own[i] or gram[i]]
+    if not kept or len(set(taps)) < len(taps):
+        raise InputError(f"The taps {list(taps)} hold none of weight above 0, or one twice; repair the list.")
+    return [taps[i] for i in kept], [own[i] for i in kept], [gram[i] for i in kept]
+
+
 @register_loss("feature")
 class FeatureLoss(nn.Module):
     """sum_i w_i d(F_i(prediction), F_i(target)) + 20000 sum_i g_i mean|G_i(prediction) - G_i(target)|.
@@ -144,17 +156,10 @@ class FeatureLoss(nn.Module):
             taps, tap_weights = vgg.PAPER_TAPS, PAPER_WEIGHTS if tap_weights is None else tap_weights
         elif isinstance(taps, str):
             taps = (taps,)
-        if taps is None and (tap_weights is not None or gram_weights is not None):
-            raise InputError("The weights of a feature loss are given without its taps; name the taps.")
         if taps is not None:
-            count = len(taps)
-            tap_weights = _checked_weights("tap_weights", tap_weights, count, 1.0)
-            gram_weights = _checked_weights("gram_weights", gram_weights, count, 0.0)
-            kept = [i for i in range(count) if tap_weights[i] or gram_weights[i]]
-            if not kept or len(set(taps)) < count:
-                raise InputError(f"The taps {list(taps)} hold none of weight above 0, or one twice; repair the list.")
-            taps = [taps[i] for i in kept]
-            tap_weights, gram_weights = [tap_weights[i] for i in kept], [gram_weights[i] for i in kept]
+            taps, tap_weights, gram_weights = _of_weight(taps, tap_weights, gram_weights)
+        elif tap_weights is not None or gram_weights is not None:
+            raise InputError("The weights of a feature loss are given without its taps; name the taps.")
         self.backbone = build_backbone(backbone, taps, **options)
         self.taps = tuple(taps or self.backbone.taps)
         self.tap_weights = tuple(tap_weights or [1.0] * len(self.taps))

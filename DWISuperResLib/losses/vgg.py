@@ -152,33 +152,53 @@ def vgg_features(
     if normalisation not in ("auto", *_NORMALISATIONS):
         raise InputError(f"The normalisation is {normalisation!r}; expected auto, {', '.join(_NORMALISATIONS)}.")
     wanted = TAPS.index(taps[-1]) + 1
-    path = None
-    if weights == "torchvision":
-        path = cached_weights(architecture, download=download)
-        if path is None:
-            raise InputError(
-                f"torchvision's {architecture} weights are not in torch.hub's cache; set download: true to fetch them "
-                "(528 MB), give a local file as 'weights', or use weights: untrained."
-            )
-    elif weights != "untrained":
-        path = Path(weights)
+    path = None if weights == "untrained" else _weights_file(architecture, weights, download)
     known = [] if path is None else _read_convolutions(path, architecture)[:wanted]
-    if path is not None and len(known) < wanted and not untrained_deeper:
-        raise InputError(
-            f"{path} ends at {TAPS[len(known) - 1]}, above the tap {taps[-1]}; use shallower taps, a file with "
-            "more layers, or untrained_deeper: true."
-        )
+    if not (path is None or untrained_deeper):
+        _check_reach(path, len(known), wanted)
     convolutions = known + [_untrained(i, seed) for i in range(len(known), wanted)]
     if normalisation == "auto":
-        normalisation = "none" if path is None else "caffe" if path.suffix == ".npz" else "imagenet"
+        normalisation = _usual_normalisation(path)
     description = {
         "normalisation": normalisation,
         "weights": weights if path is None or weights == "torchvision" else path.name,
-        "pretrained_up_to": TAPS[len(known) - 1] if known else None,
-        "untrained_from": TAPS[len(known)] if len(known) < wanted else None,
+        **_reach(len(known), wanted),
         "seed": seed,
     }
     return VGGFeatures(convolutions, taps, normalisation, description)
+
+
+def _reach(known: int, wanted: int) -> dict[str, str | None]:
+    return {
+        "pretrained_up_to": TAPS[known - 1] if known else None,
+        "untrained_from": TAPS[known] if known < wanted else None,
+    }
+
+
+def _check_reach(path: Path, known: int, wanted: int) -> None:
+    if known < wanted:
+        raise InputError(
+            f"{path} ends at {TAPS[known - 1]}, above the tap {TAPS[wanted - 1]}; use shallower taps, a file with "
+            "more layers, or untrained_deeper: true."
+        )
+
+
+def _usual_normalisation(path: Path | None) -> str:
+    if path is None:
+        return "none"
+    return "caffe" if path.suffix == ".npz" else "imagenet"
+
+
+def _weights_file(architecture: str, weights: str | Path, download: bool) -> Path:
+    if weights != "torchvision":
+        return Path(weights)
+    path = cached_weights(architecture, download=download)
+    if path is None:
+        raise InputError(
+            f"torchvision's {architecture} weights are not in torch.hub's cache; set download: true to fetch them "
+            "(528 MB), give a local file as 'weights', or use weights: untrained."
+        )
+    return path
 
 
 def _read_convolutions(path: Path, architecture: str) -> list[tuple[Tensor, Tensor]]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..errors import Cancelled, InputError
+from ..io import write_text
 from ..registry import Registry
 
 Row = dict[str, Any]
@@ -249,7 +250,7 @@ def remember(output: Path, asked: Mapping[str, Any], plan: Callable[[], Mapping[
             )
         return found["plan"]
     planned = dict(plan())
-    path.write_text(json.dumps({"asked": wanted, "plan": planned}, indent=1) + "\n", encoding="utf-8")
+    write_text(path, json.dumps({"asked": wanted, "plan": planned}, indent=1) + "\n")
     return planned
 
 
@@ -277,7 +278,7 @@ def execute(
             train(validated(configuration))
         if not scores.is_file():
             found = [{**run.facts, **row} for row in score(run, checkpoint)]
-            scores.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            write_text(scores, json.dumps(found, indent=1) + "\n")
         rows += json.loads(scores.read_text(encoding="utf-8"))
         yield rows
 
@@ -292,7 +293,7 @@ def write_table(rows: Sequence[Row], path: Path) -> None:
     """Tab-separated values with a header; missing and non-finite values are n/a."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, *([cell(row.get(column)) for column in columns] for row in rows)]
-    path.write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
+    write_text(path, "".join("\t".join(line) + "\n" for line in lines))
 
 
 def cell(value: Any) -> str:
@@ -343,4 +344,4 @@ def write_page(
         rows=[[cell(row.get(column)) for column in columns] for row in rows],
         facts=facts,
     )
-    path.write_text(page, encoding="utf-8")
+    write_text(path, page)

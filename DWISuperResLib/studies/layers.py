@@ -19,7 +19,7 @@ import numpy as np
 
 from ..dwi import Volume
 from ..errors import InputError
-from ..io import read_scan, scan_outputs
+from ..io import read_scan, scan_outputs, write_text
 from .base import (
     STUDIES,
     Cancel,
@@ -313,7 +313,7 @@ def _baseline(options: LayerOptions, cases: Sequence[Case]) -> list[Row]:
             facts = {"loss": "sinc", "snr": level, "scale": scale, "taps": "interpolation"}
             found = [score_case(case, level, scale, options.degradation, options.seed, None, images) for case in cases]
             rows += [{**facts, **row} for row in with_mean(found)]
-        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(rows, indent=1) + "\n")
     return json.loads(path.read_text(encoding="utf-8"))
 
 

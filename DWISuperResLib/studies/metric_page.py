@@ -16,15 +16,7 @@ def conclusions(table: Rows) -> list[str]:
     """Best metric for each target, beside PSNR and SSIM."""
     sentences = []
     for target in dict.fromkeys(row["target"] for row in table):
-        rows = [row for row in table if row["target"] == target and "low" in row]
-        best = max(rows, key=lambda row: row["rho"])
-        usual = ", ".join(f"{r['metric']} {r['rho']:.2f}" for r in rows if r["metric"] in SHOWN and r is not best)
-        equal = [r["metric"] for r in rows if r is not best and r["high"] >= best["rho"]]
-        also = f"; within its reach: {', '.join(equal)}" if equal else ""
-        sentences.append(
-            f"The {target} is foretold best by {best['metric']}: rank correlation {best['rho']:.2f} (95 % interval "
-            f"{best['low']:.2f} to {best['high']:.2f}){also}. {usual}."
-        )
+        sentences.append(_best_metric(target, [r for r in table if r["target"] == target and "low" in r]))
         agreement = [f"{r['metric']} {r['rho']:.2f}" for r in table if r["target"] == target and "low" not in r]
         if agreement:
             sentences.append(f"Agreement of {', '.join(agreement)}.")
@@ -32,6 +24,17 @@ def conclusions(table: Rows) -> list[str]:
     if untrained:
         sentences.append(f"Untrained, wholly or in their deeper layers: {', '.join(untrained)}.")
     return sentences
+
+
+def _best_metric(target: str, rows: Rows) -> str:
+    best = max(rows, key=lambda row: row["rho"])
+    usual = ", ".join(f"{r['metric']} {r['rho']:.2f}" for r in rows if r["metric"] in SHOWN and r is not best)
+    equal = [r["metric"] for r in rows if r is not best and r["high"] >= best["rho"]]
+    also = f"; within its reach: {', '.join(equal)}" if equal else ""
+    return (
+        f"The {target} is foretold best by {best['metric']}: rank correlation {best['rho']:.2f} (95 % interval "
+        f"{best['low']:.2f} to {best['high']:.2f}){also}. {usual}."
+    )
 
 
 def page_sections(rows: Rows, table: Rows) -> list[tuple[str, list[tuple[str, str]]]]:

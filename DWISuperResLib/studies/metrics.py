@@ -21,7 +21,7 @@ from ..dwi import DWI
 from ..errors import InputError
 from ..evaluation.regions import DIRECTED
 from ..evaluation.scorer import Scorer
-from ..io import write_dwi
+from ..io import write_dwi, write_text
 from ..io.cohort import find_scans
 from ..metrics import METRICS, metrics_of
 from ..metrics.grid_artefacts import grid_artefact_index
@@ -186,7 +186,7 @@ def _measured(
                 write_dwi(test, image, overwrite=True)
             scorer = scorer or _scorer(case, distances)
             row = {"scan": case.name, "version": name, **_row(scorer, test)}
-            stored.write_text(json.dumps(row) + "\n", encoding="utf-8")
+            write_text(stored, json.dumps(row) + "\n")
         rows.append(json.loads(stored.read_text(encoding="utf-8")))
     return rows
 
@@ -341,7 +341,7 @@ def _publish(output: Path, rows: Sequence[Row], table: Sequence[Row], facts: Map
     write_table(table, output / "correlations.tsv")
     finite = [{k: v if v == v else None for k, v in row.items()} for row in table]  # JSON has no NaN
     text = json.dumps({"asked": facts, "correlations": finite}, indent=1)
-    (output / "correlations.json").write_text(text + "\n", encoding="utf-8")
+    write_text(output / "correlations.json", text + "\n")
     title, sections = "Which metric foretells microstructure errors?", page_sections(rows, table)
     write_page(output / "report.html", title, conclusions(table), sections, table, facts)
 

@@ -22,7 +22,7 @@ from torch import nn
 from ..checkpoints import save_checkpoint
 from ..errors import InputError, ProcessingError
 from ..inference.devices import resolve_device, resolve_precision
-from ..io import output_files
+from ..io import write_text
 from ..losses import CompositeLoss
 from .card import make_card
 from .configuration import Configuration
@@ -68,10 +68,7 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     lightning.seed_everything(config.seed, workers=True, verbose=False)
     view: Any = network.view
-    together = None
-    if loss.needs_gradients or config.data.volumes is not None:
-        together = config.data.volumes or 10**6
-    data = DWIData(config, view, together, scans)
+    data = DWIData(config, view, _drawn_together(config, loss), scans)
     module = Training(config, network.to(memory_format=MEMORY_FORMATS[view.dimensions]), loss)
     if config.schedule.freeze_epochs and len(module.groups) < 2:
         raise InputError(
@@ -94,20 +91,34 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
         if config.resume and not resumed:
             print(f"Nothing to resume in {config.output}: training starts at the first epoch.", file=sys.stderr)
         # Whole at every moment: other processes read it when they resume.
-        with output_files([config.output / "configuration.yaml"], overwrite=True) as (temporary,):
-            temporary.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+        plain = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+        write_text(config.output / "configuration.yaml", plain)
     with _ended_well(trainer, saving), warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, data, ckpt_path=last if resumed else None, weights_only=True)
-    exported = config.output / f"{config.name}.safetensors"
     if trainer.is_global_zero:
-        stored = read_state(config.output / (LAST if saving.best is None else BEST))
-        prefix = "network."
-        weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
-        save_checkpoint(exported, weights, make_card(config, data, module, stored["progress"]), overwrite=True)
+        _export(config, data, module, config.output / (LAST if saving.best is None else BEST))
     trainer.strategy.barrier()
-    return exported
+    return _exported(config)
+
+
+def _exported(config: Configuration) -> Path:
+    return config.output / f"{config.name}.safetensors"
+
+
+def _export(config: Configuration, data: DWIData, module: Training, state: Path) -> None:
+    stored = read_state(state)
+    prefix = "network."
+    weights = {k.removeprefix(prefix): v for k, v in stored["state_dict"].items() if k.startswith(prefix)}
+    save_checkpoint(_exported(config), weights, make_card(config, data, module, stored["progress"]), overwrite=True)
+
+
+def _drawn_together(config: Configuration, loss: CompositeLoss) -> int | None:
+    """Volumes of one place that a batch holds; None: places are drawn volume by volume."""
+    if not loss.needs_gradients and config.data.volumes is None:
+        return None
+    return config.data.volumes or 10**6
 
 
 @contextmanager

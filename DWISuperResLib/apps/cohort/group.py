@@ -98,18 +98,20 @@ def read_results(output: Path, participants: Sequence[str] = ()) -> list[Result]
         if facts := read_sidecar(sidecar):
             names = dict(part.split("-", 1) for part in stem.split("/")[:2] if "-" in part)
             found[stem] = Result(names["sub"], names.get("ses", ""), stem, facts)
-    for row in read_table(output / TABLE):
-        if row["status"] == FAILED and row["scan"] not in found:
-            session = row["session_id"].removeprefix("ses-")
-            participant = row["participant_id"].removeprefix("sub-")
-            stem = row["scan"]
-            found[stem] = Result(participant, "" if session == "n/a" else session, stem, error=row["error"])
+    failed = [row for row in read_table(output / TABLE) if row["status"] == FAILED]
+    found = {row["scan"]: _without_result(row) for row in failed} | found
     kept = [found[stem] for stem in sorted(found) if not wanted or found[stem].participant in wanted]
     if absent := sorted(wanted - {result.participant for result in kept}):
         raise InputError(f"{output} holds no result of participant {', '.join(absent)}; run the level participant.")
     if not kept:
         raise InputError(f"{output} holds no result; run the level participant first, with the same output folder.")
     return kept
+
+
+def _without_result(row: Mapping[str, str]) -> Result:
+    session = row["session_id"].removeprefix("ses-")
+    participant = row["participant_id"].removeprefix("sub-")
+    return Result(participant, "" if session == "n/a" else session, row["scan"], error=row["error"])
 
 
 def modified_z_scores(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -110,12 +110,18 @@ def find_scans(root: Path, participants: Sequence[str] = (), sessions: Sequence[
     if absent := sorted(asked - {str(file.entities.get("session", "")) for file in images}):
         raise InputError(f"{root} holds no diffusion scan of session {', '.join(absent)}; check the labels.")
     kept = [file for file in images if not asked or str(file.entities.get("session", "")) in asked]
+    tables = _gradient_tables(files)
+    scans = [_scan(root, file, tables) for file in sorted(kept, key=lambda file: file.path)]
+    return _without_doubles(scans)
+
+
+def _gradient_tables(files: Sequence[BIDSFile]) -> dict[Path, list[BIDSFile]]:
+    """Those of b-values and directions, by folder."""
     tables: dict[Path, list[BIDSFile]] = {}
     for file in files:
         if file.entities.get("extension") in (".bval", ".bvec"):
             tables.setdefault(Path(file.path).parent, []).append(file)
-    scans = [_scan(root, file, tables) for file in sorted(kept, key=lambda file: file.path)]
-    return _without_doubles(scans)
+    return tables
 
 
 def _index(root: Path, participants: Collection[str]) -> list[BIDSFile]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -150,9 +150,15 @@ def _process(scan: BidsScan, job: Job, begun: float) -> tuple[str, Sequence[str]
         }
         text = json.dumps(_for_json(content), indent=1, allow_nan=False, ensure_ascii=False)
         files["json"][0].write_text(text + "\n", encoding="utf-8")
-    for name in set(known["files"] if known else ()) - {target.name for target in targets}:
-        (sidecar.parent / Path(name).name).unlink(missing_ok=True)  # a map that is no longer asked for
+    if known:
+        _remove_unasked(sidecar.parent, known["files"], targets)
     return DONE, found.warnings
+
+
+def _remove_unasked(folder: Path, known: Iterable[str], targets: Sequence[Path]) -> None:
+    """Maps of an earlier run that are no longer asked for."""
+    for name in set(known) - {target.name for target in targets}:
+        (folder / Path(name).name).unlink(missing_ok=True)
 
 
 def result_path(output: str | Path, stem: str) -> Path:
