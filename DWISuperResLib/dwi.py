@@ -120,8 +120,8 @@ class DWI:
 class Volume:
     """A structural image (T1w, T2w, FLAIR, ...), checked when it is built as a DWI is.
 
-    Super-resolved, degraded and evaluated it is `series`: one unweighted volume. Networks with guidance see, as that of
-    any scan without weighting, the image itself for the mean b0 and zeros for the mean DWI.
+    Super-resolved, degraded and evaluated it is `series`: one unweighted volume. Networks with guidance see the image
+    itself for the mean b0 and, as there is none weighted, for the mean DWI.
 
     Parameters
     ----------

@@ -103,7 +103,7 @@ def test_it_is_degraded_and_interpolated_as_a_series_of_one(head, scale):
     np.testing.assert_array_equal(up.image, dsr.interpolate(as_series, scale).signal[..., 0])
 
 
-def test_networks_see_the_image_for_the_mean_b0_and_zeros_for_the_mean_dwi(head):
+def test_networks_see_the_image_itself_for_the_mean_b0_and_the_mean_dwi(head):
     view = SliceView(0, ("mean_b0", "mean_dwi"))
     series = head.series
     normalisation = Normalisation.measure(series.signal, "volume")
@@ -111,8 +111,9 @@ def test_networks_see_the_image_for_the_mean_b0_and_zeros_for_the_mean_dwi(head)
 
     slab = torch.from_numpy(series.signal[3].transpose(2, 0, 1)[:, None].copy())
     shown = Assembler(view, series.bvals, series.bvecs, normalisation).show(slab, [0])
-    np.testing.assert_array_equal(shown[:, 1], shown[:, 0])
-    assert float(shown[:, 2].abs().max()) == 0 < float(shown[:, 0].max())
+    for guidance in (1, 2):
+        np.testing.assert_array_equal(shown[:, guidance], shown[:, 0])
+    assert float(shown.max()) > 0
 
 
 def test_it_is_super_resolved_with_every_option(head):

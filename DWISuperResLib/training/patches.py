@@ -188,7 +188,7 @@ class Batches(Dataset):
     def _guide(self, place: Place, position: int, region: Sequence[slice]) -> Slab:
         """(*n) of the guide, on the fine grid."""
         guide = place.scan.guide[position] if self.view.dimensions == 2 else place.scan.guide
-        return lowered(np.asarray(guide), place.shape)[tuple(region)]
+        return lowered(np.array(guide), place.shape)[tuple(region)]
 
     def _varied(self, slab: Slab, gains: NDArray[np.float32], dimensions: int, rng: np.random.Generator) -> Slab:
         """Another scanner's k-space filter and contrast."""

@@ -68,7 +68,7 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
             for p in positions
         ]
         coarse = np.stack([slab[:, view.context // 2] for slab in slabs])
-        guides = [lowered(scan.guide[int(p)], coarse.shape[2:]) for p in positions] if view.guide else []
+        guides = [lowered(np.array(scan.guide[int(p)]), coarse.shape[2:]) for p in positions] if view.guide else []
     else:
         start = int(np.argmax(np.convolve(scan.brain_area, np.ones(count), "valid")))
         positions = np.arange(start, start + count)

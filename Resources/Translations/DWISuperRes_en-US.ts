@@ -104,7 +104,27 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>How many times finer the voxels become within the slice, along both axes; only what the model was trained for.</source>
+      <source>How many times finer the voxels become, within the slice unless it says otherwise; only what the model was trained for.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>&amp;Guide:</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Guide</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>T1w, T2w, FLAIR or another image that lies on the scan: this model was trained with one.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>vtkMRMLScalarVolumeNode</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Select a registered image</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -790,6 +810,10 @@
   <context>
     <name>gui.model_card</name>
     <message>
+      <source>×{factor} isotropic</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>×{factor} across the slices</source>
       <translation type="unfinished" />
     </message>
@@ -803,6 +827,14 @@
     </message>
     <message>
       <source>Scale factors</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Guide</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>needs a registered image, such as a T1w</source>
       <translation type="unfinished" />
     </message>
     <message>

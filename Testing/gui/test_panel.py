@@ -203,13 +203,13 @@ def test_the_guide_is_asked_for_where_the_model_was_trained_with_one(widget, sca
     from DWISuperResLib.gui import model_section
 
     ui, parameters = widget.panel.ui, widget.panel.parameters
-    assert not ui.guideSelector.visible
+    assert ui.guideSelector.isHidden()
     assert ui.applyButton.enabled
     guided = dataclasses.replace(CARD, factors=((2, 2, 1), (1, 1, 3), (2, 2, 2)), view={"kind": "slice", "guide": True})
     monkeypatch.setattr(model_section, "read_card", lambda name: guided)
     parameters.checkpoint = "other"
-    assert ui.guideSelector.visible
-    assert ui.guideSelectorLabel.visible
+    assert not ui.guideSelector.isHidden()
+    assert not ui.guideSelectorLabel.isHidden()
     assert "Guide" in ui.cardDetailsLabel.text
     assert [ui.scaleComboBox.itemText(n) for n in range(3)] == ["×3 across the slices", "×2", "×2 isotropic"]
     assert not ui.applyButton.enabled
