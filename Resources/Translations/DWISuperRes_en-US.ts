@@ -172,10 +172,6 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>&amp;Ensemble over flips and rotations</source>
-      <translation type="unfinished" />
-    </message>
-    <message>
       <source>Data consistency</source>
       <translation type="unfinished" />
     </message>
@@ -400,7 +396,7 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>Test o&amp;ver reference:</source>
+      <source>Test over reference:</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -428,7 +424,7 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>Export &amp;folder:</source>
+      <source>Export folder:</source>
       <translation type="unfinished" />
     </message>
     <message>
