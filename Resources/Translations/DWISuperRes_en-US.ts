@@ -192,10 +192,6 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>&amp;Ensemble over flips and rotations</source>
-      <translation type="unfinished" />
-    </message>
-    <message>
       <source>Data consistency</source>
       <translation type="unfinished" />
     </message>
@@ -420,7 +416,7 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>Test o&amp;ver reference:</source>
+      <source>Test over reference:</source>
       <translation type="unfinished" />
     </message>
     <message>
@@ -448,7 +444,7 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>Export &amp;folder:</source>
+      <source>Export folder:</source>
       <translation type="unfinished" />
     </message>
     <message>

@@ -29,6 +29,7 @@ def main(scan, output):
     widget = host.open_module()
     panel = widget.panel
     panel.input.load(scan)
+    panel.parameters.inputVolume.SetName("oblique")  # what its name becomes still fits into the boxes
     panel.parameters.referenceVolume = panel.parameters.inputVolume
     for button in (panel.ui.simulateButton, panel.ui.applyButton, panel.ui.compareButton):
         button.click()
