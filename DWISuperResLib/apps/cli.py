@@ -41,11 +41,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     try:
         command = _command(argv)
-    except InputError as error:
+    except Exception as error:
+        if "--debug" in argv and not isinstance(error, InputError):
+            raise
         json_mode = "--progress=json" in argv or ("--progress", "json") in itertools.pairwise(argv)
         with reporter("json" if json_mode else "none") as report:
-            report.error(str(error), "InputError")
-        return error.exit_code
+            return _failed(error, report)
     if command is None:
         return 0
     previous = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -144,21 +145,25 @@ def _run(command: Any, report: Reporter) -> int:
         # What is saved of a training, only the training can tell.
         report.error(" ".join([command.cancelled, *getattr(interruption, "__notes__", ())]), "Cancelled")
         return interruption.exit_code
-    except DWISuperResError as error:
-        if command.debug:
-            raise
-        report.error(str(error), type(error).__name__)
-        return error.exit_code
     except Exception as error:
         if command.debug:
             raise
-        report.error(_unexpected(error), type(error).__name__)
-        return 1
+        return _failed(error, report)
     return 0
 
 
+def _failed(error: Exception, report: Reporter) -> int:
+    """Say why, and return the exit code."""
+    if isinstance(error, DWISuperResError):
+        report.error(str(error), type(error).__name__)
+        return error.exit_code
+    report.error(_unexpected(error), type(error).__name__)
+    return 1
+
+
 def _unexpected(error: Exception) -> str:
-    if isinstance(error, MemoryError):
+    # Where Python itself cannot allocate, some of its functions fail "without exception set".
+    if isinstance(error, MemoryError) or (isinstance(error, SystemError) and "without exception" in str(error)):
         return "There is not enough memory for this; free some, or compute a smaller scan or scale."
     if isinstance(error, OSError) and error.filename and error.strerror:
         return f"{error.filename} cannot be used ({error.strerror}); check its name, its permissions and its disk."

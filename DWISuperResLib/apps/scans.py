@@ -66,11 +66,13 @@ class Run(Writing):
     def __call__(self, report: Reporter) -> None:
         """By a network or by interpolation."""
         from ..io import is_structural, scan_outputs
+        from ..io.outputs import check_targets
 
         method = self.method
         if method:
             self._refuse_network_options()
         outputs = [path for path in (self.uncertainty, self.output) if path is not None]
+        check_targets([Path(path) for path in outputs], self.overwrite)
         structural = is_structural(self.input, bval=self.bval, bvec=self.bvec)
         with scan_outputs(
             outputs, structural=structural, overwrite=self.overwrite, compress=not self.uncompressed
@@ -226,7 +228,9 @@ class Degrade(Writing):
     def __call__(self, report: Reporter) -> None:
         """As a scanner with larger voxels would have measured it."""
         from ..io import is_structural, scan_outputs
+        from ..io.outputs import check_targets
 
+        check_targets([Path(self.output)], self.overwrite)
         structural = is_structural(self.input, bval=self.bval, bvec=self.bvec)
         with scan_outputs(
             [self.output], structural=structural, overwrite=self.overwrite, compress=not self.uncompressed

@@ -17,7 +17,7 @@ from ..dwi import DWI, Volume
 from ..errors import InputError
 from .formats import FORMATS, Format, format_of, image_suffix, output_names
 from .gradients import b_value_warning
-from .outputs import output_directory, output_files, write_text
+from .outputs import output_directory, output_files, working_in, write_text
 from .streams import check_exists, stored_dtype
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "read_scan",
     "read_volume",
     "scan_outputs",
+    "working_in",
     "write_dwi",
     "write_image",
     "write_text",

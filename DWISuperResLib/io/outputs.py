@@ -114,6 +114,31 @@ def write_text(path: str | os.PathLike, text: str) -> None:
 
 
 @contextmanager
+def working_in(folder: str | os.PathLike) -> Iterator[None]:
+    """Be the only run that works in a folder, which is made where it is missing, for as long as this lasts.
+
+    Raises
+    ------
+    InputError
+        If another run is working in it, or it cannot be made.
+
+    Examples
+    --------
+    >>> with working_in("training"), working_in("training"):
+    ...     pass
+    Traceback (most recent call last):
+    DWISuperResLib.errors.InputError: Another run (process ...) is writing training; wait until ...
+    """
+    path = Path(folder)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{path} cannot be made ({error.strerror}); choose another output.") from error
+    with _lock(path, path):
+        yield
+
+
+@contextmanager
 def output_directory(path: str | os.PathLike, overwrite: bool = False, *, wait: bool = False) -> Iterator[Path]:
     """Temporary folder whose content becomes that of `path` on success and vanishes on failure.
 

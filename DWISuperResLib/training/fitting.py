@@ -7,7 +7,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import nn
 from ..checkpoints import save_checkpoint
 from ..errors import InputError, ProcessingError
 from ..inference.devices import resolve_device, resolve_precision
-from ..io import write_text
+from ..io import working_in, write_text
 from ..losses import CompositeLoss
 from .card import make_card
 from .configuration import Configuration
@@ -82,11 +82,20 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
     monitor = f"val/{config.validation.monitor}" if data.held_out else None
     higher = bool(monitors()[config.validation.monitor][1].higher_is_better)
     saving = Saving(config.output, config.schedule.epochs, monitor, higher, config.validation.every)
-    try:
-        config.output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{config.output} cannot be made ({error.strerror}); choose another output.") from error
     trainer = make_trainer(config, saving)
+    with working_in(config.output) if trainer.is_global_zero else nullcontext():
+        _fit(config, trainer, module, data, saving, last if resumed else None)
+    return _exported(config)
+
+
+def _fit(
+    config: Configuration,
+    trainer: lightning.Trainer,
+    module: Training,
+    data: DWIData,
+    saving: Saving,
+    resumed: Path | None,
+) -> None:
     if trainer.is_global_zero:
         if config.resume and not resumed:
             print(f"Nothing to resume in {config.output}: training starts at the first epoch.", file=sys.stderr)
@@ -96,11 +105,10 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
     with _ended_well(trainer, saving), warnings.catch_warnings():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
-        trainer.fit(module, data, ckpt_path=last if resumed else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     if trainer.is_global_zero:
         _export(config, data, module, config.output / (LAST if saving.best is None else BEST))
     trainer.strategy.barrier()
-    return _exported(config)
 
 
 def _exported(config: Configuration) -> Path:

@@ -434,6 +434,15 @@ def test_failures_of_the_system_are_sentences(capfd, monkeypatch):
         assert words in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("error", [MemoryError(), SystemError("error return without exception set")])
+def test_too_little_memory_to_read_the_arguments_is_a_sentence(error, capfd, monkeypatch):
+    monkeypatch.setattr("DWISuperResLib.apps.cli._declared", Mock(side_effect=error))
+    assert run("maps", "scan.nii", "out") == 1
+    assert "not enough memory" in capfd.readouterr().err
+    with pytest.raises(type(error)):
+        run("maps", "scan.nii", "out", "--debug")
+
+
 def test_outputs_are_refused_before_anything_is_read(tmp_path, scan_file, capfd):
     existing = tmp_path / "out.nii.gz"
     existing.write_bytes(b"precious")

@@ -104,7 +104,8 @@ def fingerprints(folder: Path) -> dict[str, str]:
 
 def left_over(folder: Path) -> list[str]:
     """Names under a folder that only an unfinished run has."""
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if TEMPORARY.search(path.name))
+    names = (path.relative_to(folder) for path in folder.rglob("*"))
+    return sorted(str(name) for name in names if any(TEMPORARY.search(part) for part in name.parts))
 
 
 def half_written(folder: Path) -> list[str]:

@@ -122,6 +122,18 @@ def test_an_interrupted_run_says_so_and_can_be_resumed(scans, tmp_path, number, 
     assert not list(output.glob("*.safetensors"))
 
 
+def test_a_second_run_into_the_folder_of_one_that_lasts_is_refused(scans, tmp_path):
+    output = tmp_path / "out"
+    process = begin(tmp_path, tree(scans, output, 10**6))
+    try:
+        wait_for(output / "last.ckpt", process)
+        with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
+            train(validated(tree(scans, output, 1, resume=True)))
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_a_program_of_its_own_is_told_where_to_go_on(scans, tmp_path, monkeypatch):
     """Lightning would end the whole program, with a code of its own."""
     from DWISuperResLib.training.module import Training
