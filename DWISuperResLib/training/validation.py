@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..dwi import DWI
 from ..evaluation.scorer import Scorer, maps_that_fit
 from ..inference.canvas import Canvas
-from ..networks.views import Assembler, View
+from ..networks.views import Assembler, Tile, View
 from ..resampling.scale import Scale
 from ..resampling.upsamplers import interpolate
 from .cache import Scan
@@ -36,7 +36,7 @@ class Case:
     coarse : DWI
         What interpolation starts from.
     slabs : list of array
-        Of each slice (N, context, h, w); of a view of blocks the whole stack (N, slices, h, w).
+        Of each slice (N, context, *n), as the view shows it; of a view of blocks the coarse stack (N, slices, h, w).
     scan : Scan
     """
 
@@ -60,11 +60,12 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
         wanted = np.linspace(0, 1, count + 2)[1:-1]
         share = np.cumsum(scan.brain_area) / scan.brain_area.sum()
         positions = np.unique(np.searchsorted(share, wanted))
-        slabs = [
+        lowered = [
             TASKS[config.task](scan.slab(int(p), view.context // 2, slice(None)), scan, factors[1:], config, rng)
             for p in positions
         ]
-        coarse = np.stack([slab[:, view.context // 2] for slab in slabs])
+        coarse = np.stack([slab[:, view.context // 2] for slab in lowered])
+        slabs = [shown_slab(view, slab, scan.extent[1:]) for slab in lowered]
     else:
         start = int(np.argmax(np.convolve(scan.brain_area, np.ones(count), "valid")))
         positions = np.arange(start, start + count)
@@ -83,6 +84,16 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
         axis=2,
     )
     return Case(scorer, _as_dwi(coarse, scan, sizes), slabs, scan)
+
+
+def shown_slab(view: View, low: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """(N, context, *n) coarse signal of a slice or a whole volume, as a view shows it; `shape` is the fine grid's."""
+    if view.dimensions == 3:
+        whole = Tile((0, 0, 0), (int(shape[0]), int(shape[1]), int(shape[2])))
+        return view.slab(low[:, 0], whole, shape)
+    middle = view.context // 2
+    tile = Tile((middle, 0, 0), (middle + 1, int(shape[0]), int(shape[1])))
+    return view.slab(low, tile, (view.context, *shape))
 
 
 def predict(network: Callable, case: Case, view: View, device: torch.device) -> DWI:
