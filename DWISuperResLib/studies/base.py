@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -144,6 +145,26 @@ class TrainingOptions(StudyOptions):
                 "give a number of steps."
             )
         return steps // STEPS_PER_EPOCH * STEPS_PER_EPOCH
+
+
+def step_seconds(tree: Mapping[str, Any]) -> float:
+    """Seconds of one training step, forward and backward, on noise of the batch's shape."""
+    import torch
+
+    from ..losses import build_loss
+    from ..networks import build
+
+    data = tree["data"]
+    network: Any = build(tree["network"]["architecture"], **tree["network"]["arguments"])
+    loss = build_loss(tree["loss"])
+    best = math.inf
+    for _ in range(3):
+        shape = data["slabs"] * data["patches"], network.view.channels, *[data["patch"]] * network.view.dimensions
+        images = torch.rand(shape)
+        start = time.perf_counter()
+        loss(network(images, images.shape[2:]), images[:, :1].flip(0))[0].backward()
+        best = min(best, time.perf_counter() - start)
+    return best
 
 
 class RunStudy(Protocol):

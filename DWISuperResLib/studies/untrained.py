@@ -7,7 +7,6 @@ the same patches in the same order for as many steps; only the loss differs.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from .base import (
     execute,
     option,
     remember,
+    step_seconds,
     write_page,
     write_table,
 )
@@ -112,7 +112,7 @@ def run_untrained_study(
             progress(0.0, "measuring the losses")
         first = options.noise[0]
         trees = [_configuration(options, files, first, name, loss, 1) for name in options.networks for loss in LOSSES]
-        cost = len(options.noise) * sum(map(_step_seconds, trees))
+        cost = len(options.noise) * sum(map(step_seconds, trees))
         return {"steps": options.affordable_steps(cost, len(combinations), _SECONDS_PER_RUN)}
 
     planned = remember(output, asked, plan)
@@ -207,25 +207,6 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
 def _noisy(case: Case, percent: float, seed: int) -> DWI:
     sigma = percent / 100 * float(case.dwi.mean_b0()[case.mask].mean())
     return replace(case.dwi, signal=rician(case.dwi.signal, sigma, np.random.default_rng(seed)))
-
-
-def _step_seconds(tree: dict[str, Any]) -> float:
-    """Seconds of one training step, forward and backward, on noise of the batch's shape."""
-    import torch
-
-    from ..losses import build_loss
-    from ..networks import build
-
-    data = tree["data"]
-    network = build(tree["network"]["architecture"], **tree["network"]["arguments"])
-    loss = build_loss(tree["loss"])
-    best = math.inf
-    for _ in range(3):
-        images = torch.rand(data["slabs"] * data["patches"], 1, data["patch"], data["patch"])
-        start = time.perf_counter()
-        loss(network(images, images.shape[2:]), images.flip(0))[0].backward()
-        best = min(best, time.perf_counter() - start)
-    return best
 
 
 def _keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
