@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from ..dwi import DWI
 from ..errors import InputError
+from ..resampling import MAX_FACTOR
 from ..resampling.degradation import degrade
 from ..resampling.scale import Scale
 from .base import (
@@ -96,9 +99,10 @@ class BlockStudyOptions(TrainingOptions):
             schedule={"optimizer": "adam", "bias_ratio": 0.1, "beta2": 0.999},
         )
 
-    def lowered(self, case: Case, scale: str) -> Any:
+    def lowered(self, case: Case, scale: str) -> DWI:
         """The case at low resolution; the factors are those within its slices and across them."""
-        return degrade(case.dwi, _scale(scale, case.axis), model=self.degradation, axis=case.axis)
+        factors = Scale.of_slices(*factors_of(scale), axis=case.axis)
+        return degrade(case.dwi, factors, model=self.degradation, axis=case.axis)
 
     def cases(self, tests: Sequence[Path]) -> list[Case]:
         """The held-out scans, cut to what is tested."""
@@ -116,6 +120,11 @@ class ScaleOptions(BlockStudyOptions):
     """
 
     tested: Sequence[str] = option(TESTED, "factors to test on")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for scale in self.tested:
+            factors_of(scale)
 
 
 def run_scale_study(options: ScaleOptions, *, progress: Progress | None = None, cancel: Cancel | None = None) -> Path:
@@ -205,9 +214,21 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
     return sentences
 
 
-def _scale(text: str, axis: int) -> Scale:
-    first, second, across = text.split("x")
-    return Scale.of_slices(*(Scale.of(factor, 1, 1).factors[0] for factor in (first, second, across)), axis=axis)
+def factors_of(scale: str) -> tuple[Fraction, Fraction, Fraction]:
+    """Factors along both axes of the slice and across slices; InputError if there are not three from 1 on.
+
+    Examples
+    --------
+    >>> factors_of("2x2.5x1")
+    (Fraction(2, 1), Fraction(5, 2), Fraction(1, 1))
+    """
+    try:
+        first, second, across = map(Fraction, scale.split("x"))
+    except ValueError:
+        first = second = across = Fraction(0)
+    if not all(1 <= factor <= MAX_FACTOR for factor in (first, second, across)):
+        raise InputError(f"The scale to test is {scale!r}; expected three factors from 1 to {MAX_FACTOR}, as 2x2x3.")
+    return first, second, across
 
 
 def _scored(
@@ -222,8 +243,8 @@ def _scored(
         if checkpoint is not None:
             # What a network makes of factors that it was not trained on is the question.
             stored = load_checkpoint(checkpoint)
-            factors = tuple(float(factor) for factor in scale.split("x"))
-            loaded = Checkpoint(replace(stored.card, factors=(factors,)), stored.weights)
+            first, second, across = map(float, factors_of(scale))
+            loaded = Checkpoint(replace(stored.card, factors=((first, second, across),)), stored.weights)
         found = []
         for case in cases:
             low = options.lowered(case, scale)
