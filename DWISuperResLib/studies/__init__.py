@@ -1,6 +1,6 @@
 """The papers' experiments, one file each; `STUDIES` has them by name."""
 
-from . import layers, metrics, scales, untrained
+from . import layers, metrics, scales, transfer, untrained
 from .base import STUDIES, Study, StudyOptions
 
-__all__ = ["STUDIES", "Study", "StudyOptions", "layers", "metrics", "scales", "untrained"]
+__all__ = ["STUDIES", "Study", "StudyOptions", "layers", "metrics", "scales", "transfer", "untrained"]
