@@ -54,11 +54,8 @@ def test_networks_are_trained_on_either_set_and_go_on_with_few_scans_of_the_othe
         }
     assert {t for t in found if t[0] == "bspline"} == {("bspline", "none", "A"), ("bspline", "none", "B")}
     # Of two scans held out, each and their mean.
-    assert [r["scan"] for r in rows if (r["method"], r["tested on"]) == ("bspline", "B")] == [
-        "sub-b1",
-        "sub-b2",
-        "mean",
-    ]
+    splines = [row["scan"] for row in rows if (row["method"], row["tested on"]) == ("bspline", "B")]
+    assert splines == ["sub-b1", "sub-b2", "mean"]
     assert "ReCNN on B: PSNR" in report.read_text(encoding="utf-8")
 
 
@@ -78,8 +75,8 @@ def test_averages_and_conclusions_are_of_the_mean():
     assert [row["scan"] for row in averaged] == ["mean"] * 5
     (sentence,) = conclusions(averaged)
     assert sentence == (
-        "ReCNN on B: PSNR 36.00 dB trained on it, 34.00 dB trained on A, 35.50 dB after going on with few of its scans; "
-        "lrtv 32.00 dB."
+        "ReCNN on B: PSNR 36.00 dB trained on it, 34.00 dB trained on A, "
+        "35.50 dB after going on with few of its scans; lrtv 32.00 dB."
     )
 
 
