@@ -367,7 +367,8 @@ def test_blocks_fall_back_to_fewer_at_a_time_and_one_too_large_is_told(small_dwi
 
 def test_blocks_can_be_cancelled_and_tell_their_progress(small_dwi):
     seen = []
-    dsr.super_resolve(small_dwi, blocks_of(block=16), "2x2x2", **options(progress=lambda f, m: seen.append(f)))
+    told = options(batch_size=1, progress=lambda f, m: seen.append(f))
+    dsr.super_resolve(small_dwi, blocks_of(block=16), "2x2x2", **told)
     assert seen == sorted(seen)
     assert (seen[0], seen[-1]) == (0.0, 1.0)
     assert len(seen) > small_dwi.n_volumes
@@ -378,21 +379,25 @@ def test_blocks_can_be_cancelled_and_tell_their_progress(small_dwi):
     assert len(asked) == 4
 
 
-def test_the_uncertainty_of_blocks_is_the_spread_over_their_eight_flips(small_dwi, monkeypatch):
+def test_the_uncertainty_of_blocks_is_the_spread_over_their_eight_flips(small_dwi):
     checkpoint = blocks_of(block=512, overlap=0)
+    # A residual so small that nothing is cut at zero.
+    small = {k: 0.02 * v if k.startswith("layers.2") else v for k, v in checkpoint.weights.items()}
+    checkpoint = replace(checkpoint, weights=small)
     result, spread = engine.super_resolve_with_uncertainty(small_dwi, checkpoint, "2x2x2", **options())
     members = []
     for flipped in np.ndindex(2, 2, 2):
         turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in flipped)
         member = dsr.super_resolve(replace(small_dwi, signal=small_dwi.signal[turn]), checkpoint, "2x2x2", **options())
         members.append(member.signal[turn])
+    assert min(member.min() for member in members) > 0
     scale = result.signal.max()
-    np.testing.assert_allclose(result.signal, np.mean(members, axis=0), rtol=1e-4, atol=2e-2 * scale)
-    assert np.median(np.abs(result.signal - np.mean(members, axis=0))) < 1e-5 * scale  # where none is cut at zero
-    assert np.median(np.abs(spread - np.std(members, axis=0))) < 1e-4 * scale
+    np.testing.assert_allclose(result.signal, np.mean(members, axis=0), rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_allclose(spread, np.std(members, axis=0), rtol=1e-2, atol=1e-5 * scale)
+    assert spread.max() > 1e-3 * scale
     zero = {k: torch.zeros_like(v) if k.startswith("layers.2") else v for k, v in checkpoint.weights.items()}
-    for weights, block in ((zero, 512), (zero, 16)):
-        symmetric = replace(blocks_of(block=block, overlap=0), weights=weights)
+    for block in (512, 16):
+        symmetric = replace(blocks_of(block=block, overlap=0), weights=zero)
         _, none = engine.super_resolve_with_uncertainty(small_dwi, symmetric, "2x2x2", **options())
         assert none.max() < 1e-5 * scale
 

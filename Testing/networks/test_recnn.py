@@ -64,7 +64,7 @@ def test_initial_weights_are_msra_and_biases_zero():
     torch.manual_seed(0)
     network = networks.build("recnn", layers=3, filters=64)
     for convolution, inputs in zip(network.layers, (27, 27 * 64, 27 * 64), strict=True):
-        assert float(convolution.weight.std()) == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
+        assert float(convolution.weight.detach().std()) == pytest.approx((2 / inputs) ** 0.5, rel=0.05)
         assert not convolution.bias.any()
 
 
