@@ -94,13 +94,14 @@ def fitting_terms(config: Configuration, dimensions: int) -> list[Term]:
     """
     terms = []
     for term in config.loss:
-        backbone = "untrained" if term.get("name") == "untrained" else term.get("backbone", "vgg16_bn")
-        of_features = term.get("name") in ("feature", "untrained")
+        name = str(term.get("name")).lower()
+        backbone = "untrained" if name == "untrained" else term.get("backbone", "vgg16_bn")
+        of_features = name in ("feature", "untrained")
         if of_features and backbone == "untrained":
             term = {"dimensions": dimensions, **term}
         if of_features and dimensions != term.get("dimensions", 2):
             raise InputError(
-                f"The loss term {term['name']!r} reads features of {'slices' if dimensions == 3 else 'blocks'}, which "
+                f"The loss term {name!r} reads features of {'slices' if dimensions == 3 else 'blocks'}, which "
                 f"{config.network.architecture} does not make; take backbone: untrained, without dimensions."
             )
         terms.append(term)
