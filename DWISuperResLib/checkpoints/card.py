@@ -41,8 +41,9 @@ class Card:
     arguments : dict
         What `networks.build` is called with.
     factors : tuple of (float, float, float)
-        What it serves: factors along the two axes within the slice and along the slice axis; a number is an in-plane
-        factor. May be empty only where `task` is not super-resolution.
+        What it was trained on: factors along the two axes within the slice and along the slice axis; a number is an
+        in-plane factor. May be empty only where `task` is not super-resolution. A network that is shown interpolated
+        images, and was trained on several, serves all between the smallest and the largest of each axis.
     task : {"super-resolution", "denoising", "ssfd"}
     view : dict
         What the network is shown, see `networks.views`; set by `save_checkpoint`, empty in cards of format 1.
@@ -123,6 +124,20 @@ class Card:
                 raise _bad("voxel_sizes", self.voxel_sizes, "in_plane and slice, each [low, high] in mm")
 
     @property
+    def limits(self) -> tuple[tuple[float, float], ...]:
+        """Smallest and largest factor of each axis, where it serves all between; else empty.
+
+        Examples
+        --------
+        >>> view = {"kind": "block", "kernel": "bspline"}
+        >>> Card("free", "recnn", {}, factors=((2, 2, 1), (2, 2, 3)), view=view).limits
+        ((2.0, 2.0), (2.0, 2.0), (1.0, 3.0))
+        """
+        if len(self.factors) < 2 or self.view.get("kernel") is None:
+            return ()
+        return tuple((min(along), max(along)) for along in zip(*self.factors, strict=True))
+
+    @property
     def scales(self) -> tuple[float, ...]:
         """The in-plane factors it serves, whole ones as int."""
         planes = [first for first, second, across in self.factors if first == second and across == 1]
@@ -135,7 +150,9 @@ class Card:
 
     @property
     def served_text(self) -> str:
-        """The factors for people: in-plane ones as a number, others as three."""
+        """The factors for people: in-plane ones as a number, others as three; or from where to where."""
+        if self.limits:
+            return " to ".join("x".join(f"{factor:g}" for factor in end) for end in zip(*self.limits, strict=True))
         return ", ".join(
             f"{first:g}" if first == second and across == 1 else f"{first:g}x{second:g}x{across:g}"
             for first, second, across in self.factors
@@ -149,6 +166,11 @@ class Card:
         """
         order = [a for a in range(3) if a != axis] + [axis]
         pairs = [(coarse[a], fine[a]) for a in order]
+        if self.limits:
+            wanted = zip(pairs, self.limits, strict=True)
+            return tuple(coarse) != tuple(fine) and all(
+                m == n if high == 1 else low * n - low < m < high * n + high for (n, m), (low, high) in wanted
+            )
         return any(
             all(m == n if f == 1 else abs(m - f * n) < f for (n, m), f in zip(pairs, served, strict=True))
             for served in self.factors

@@ -220,11 +220,12 @@ def _ratio(value: float, by: float) -> float:
 def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], axis: int) -> list[Check]:
     """Of a few slices in the middle of the brain: of some volumes, and of the FA of all.
 
-    Along every axis that was refined: in the slices, and in sections that hold the slice axis where that was.
+    In the slices, and where the slice axis was refined in sections that hold it: so along every axis that a network
+    may have changed, which for one of blocks are all three, whichever of them were refined.
     """
-    refined = [n != m for n, m in zip(low.spatial_shape, high.spatial_shape, strict=True)]
-    sections = [axis] if any(refined[a] for a in in_plane_axes(axis)) or not refined[axis] else []
-    sections += [in_plane_axes(axis)[0]] if refined[axis] else []
+    sections = [axis]
+    if low.spatial_shape[axis] != high.spatial_shape[axis]:
+        sections.append(in_plane_axes(axis)[0])
     found: dict[str, list[tuple[float, float, int]]] = {"signal": []}
     if determines_tensor(high.bvals, high.bvecs):
         found["FA"] = []

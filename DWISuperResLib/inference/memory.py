@@ -6,12 +6,16 @@ import ctypes
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
 from ..errors import ProcessingError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+
+MEMORY_FORMATS: dict[int, Any] = {2: torch.channels_last, 3: torch.channels_last_3d}
+"""In which convolutions are fastest, by the dimensions of a network's images."""
 
 Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 

@@ -21,7 +21,7 @@ from ..resampling.scale import Scale, ScaleLike
 from .canvas import Canvas
 from .devices import resolve_device, resolve_precision
 from .guides import placed
-from .memory import Batcher, buffers_reused
+from .memory import MEMORY_FORMATS, Batcher, buffers_reused
 from .options import InferenceOptions
 from .projection import Projection
 
@@ -181,10 +181,9 @@ class _Run:
         self.device = resolve_device(options.device)
         self.dtype = resolve_precision(options.precision, self.device)
         network: Any = loaded.network()
-        self.network = network.to(self.device)
         self.view: View = network.view
+        self.network = network.to(self.device, memory_format=MEMORY_FORMATS[self.view.dimensions])
         if self.view.dimensions == 2:
-            self.network.to(memory_format=torch.channels_last)
             axis = _stacked_along(self.scale, axis)
         self.frame = Frame.of(dwi.affine, axis)
         self.low = self.frame.view(dwi.signal)
@@ -232,17 +231,29 @@ class _Run:
 
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
-        dwi, view = self.dwi, self.view
-        assembler = Assembler(view, dwi.bvals, dwi.bvecs, self.normalisation)
+        batch = Batcher(self._forward, self.options.batch_size or self._usual_batch())
+        count = self.dwi.n_volumes
+        # Guidance is made of all volumes. Without it, blocks of a few at a time keep memory from growing with their
+        # number; slices are small.
+        together = min(batch.size, count) if self.view.dimensions == 3 and not self.view.guidance else count
+        for first in range(0, count, together):
+            members = slice(first, min(first + together, count))
+            for done, found in self._predictions_of(members, batch):
+                yield (first + done * (members.stop - first)) / count, found
+
+    def _predictions_of(self, members: slice, batch: Batcher) -> Iterator[tuple[float, tuple]]:
+        """The same for some volumes, which see no others."""
+        dwi, view, low = self.dwi, self.view, self.low[members]
+        gains = replace(self.normalisation, gains=self.normalisation.gains[members])
+        assembler = Assembler(view, dwi.bvals[members], dwi.bvecs[members], gains)
         lowest = min(0.0, float(dwi.signal.min()))
         limits = (0.0, 1.0) if self.card.normalisation == "paper" else None
-        batch = Batcher(self._forward, self.options.batch_size or self._usual_batch())
-        count = dwi.n_volumes
+        count = len(low)
         group = max(1, batch.size // count)
         volumes = torch.arange(count)
         for start in range(0, len(self.tiles), group):
             tiles = self.tiles[start : start + group]
-            slabs = [torch.from_numpy(view.slab(self.low, tile, self.fine)).to(self.device) for tile in tiles]
+            slabs = [torch.from_numpy(view.slab(low, tile, self.fine)).to(self.device) for tile in tiles]
             guides = [self._guide_of(tile) for tile in tiles]
             x = torch.cat([assembler.show(slab, volumes, guide) for slab, guide in zip(slabs, guides, strict=True)])
             repeated = volumes.repeat(len(tiles))
@@ -255,7 +266,7 @@ class _Run:
                 images = restored.cpu().numpy()
                 spread = None if deviation is None else assembler.restore(deviation, repeated[part]).cpu().numpy()
                 for tile, inside, own in _by_tile(tiles, count, part):
-                    shown = repeated[part][inside].numpy()
+                    shown = members.start + repeated[part][inside].numpy()
                     done = (start + own + 1) / len(self.tiles)
                     yield done, (tile, shown, images[inside], None if spread is None else spread[inside])
 
@@ -268,13 +279,12 @@ class _Run:
 
     def _forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         size = self.tiles[0].shape[-self.view.dimensions :]
-        if x.ndim == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=MEMORY_FORMATS[self.view.dimensions])
         with torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext():
             if not self.options.ensemble:
                 return self.network(x, size).float(), None
             members = []
-            for turn in symmetries(x.shape[2:], size):
+            for turn in symmetries(self.low.shape[-len(size) :], self.fine[-len(size) :]):
                 turned = self.network(turn.forward(x), turn.size(size)).float()
                 members.append(turn.back(turned))
         deviation, mean = torch.std_mean(torch.stack(members), dim=0, correction=0)
@@ -290,9 +300,9 @@ class _Run:
 
     def _usual_batch(self) -> int:
         images = SLICES_AT_ONCE["cpu" if self.device.type == "cpu" else "other"]
-        if self.view.dimensions == 2:
+        if self.view.dimensions == 2 or not self.tiles:
             return images
-        return max(1, images * USUAL_SLICE // max(int(np.prod(self.tiles[0].shape)), 1) if self.tiles else 1)
+        return max(1, images * USUAL_SLICE // int(np.prod(self.tiles[0].shape)))
 
 
 def check_guide(name: str, guided: bool, given: bool) -> None:
@@ -362,7 +372,7 @@ class Symmetry:
 
 
 def symmetries(shape: Sequence[int], size: Sequence[int]) -> list[Symmetry]:
-    """The symmetries under which super-resolution of `shape` to `size` is the same task.
+    """The symmetries under which super-resolution of images of `shape` to `size`, both in pixels, is the same task.
 
     The eight of the square where both axes of a slice are refined alike, else its four flips; the eight flips of a
     block.

@@ -26,8 +26,10 @@ if TYPE_CHECKING:
 _HOMES = {
     "dncnn": "denoisers",
     "dynamic_unet": "dynamic_unet",
+    "recnn": "recnn",
     "residual": "denoisers",
     "sr_unet": "sr_unet",
+    "srcnn": "recnn",
     "ssfd": "ssfd",
     "swin_unetr": "denoisers",
 }

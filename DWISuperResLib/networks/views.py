@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ..dwi import B0_THRESHOLD, foreground_mask, shells
 from ..errors import InputError
 from ..registry import Registry
-from ..resampling.operators import operator
+from ..resampling.operators import KERNELS, apply_operators, operator
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +28,10 @@ Box = tuple[slice, slice, slice]
 SMALLEST_MEAN = 0.1
 """A volume's mean beside its mean magnitude. Magnitude images have 1; real-valued noise alone, which has none to divide
 by, next to 0."""
+
+
+NEGLIGIBLE = 1e-7
+"""Weight of a coarse voxel beside 1, below which an interpolation leaves it out: float32 would not show it."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +65,16 @@ class View(Protocol):
 
     dimensions: ClassVar[int]
     """Spatial axes of the network's images: 2 (rows, columns) or 3 (slices, rows, columns)."""
-    guidance: tuple[str, ...]
     guide: bool
     """Whether the last channel is a guide: an image of another contrast or of higher resolution."""
+
+    @property
+    def guidance(self) -> tuple[str, ...]:
+        """Of `GUIDANCE`: images made from all volumes of the same tile."""
+
+    @property
+    def kernel(self) -> str | None:
+        """How images are interpolated to the fine grid before the network; None: it is shown the coarse one."""
 
     @property
     def channels(self) -> int:
@@ -91,7 +102,7 @@ class View(Protocol):
 
 @dataclass(frozen=True)
 class SliceView:
-    """Slices, one by one, on the coarse grid within the slice.
+    """Slices, one by one, on the coarse or on the fine grid within the slice.
 
     Parameters
     ----------
@@ -100,7 +111,10 @@ class SliceView:
     guidance : tuple of str
         Of `GUIDANCE`: images made from all volumes of the same slice.
     guide : bool
-        Whether a guide's slice, lowered to the coarse grid, is shown as well.
+        Whether a guide's slice, on the grid that is shown, is shown as well.
+    kernel : str, optional
+        How slices are interpolated to the fine grid, see `resampling.operators.operator`; by default they are shown on
+        the coarse one.
 
     Examples
     --------
@@ -112,10 +126,13 @@ class SliceView:
     neighbours: int = 0
     guidance: tuple[str, ...] = ()
     guide: bool = False
+    kernel: str | None = None
     dimensions: ClassVar[int] = 2
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance", _checked_guidance(self.guidance))
+        if self.kernel is not None:
+            KERNELS.find(self.kernel)
         if self.neighbours not in range(9):
             raise InputError(f"neighbours is {self.neighbours!r}; expected 0 to 8 slices on either side.")
         _check_guide(self.guide)
@@ -136,21 +153,25 @@ class SliceView:
         return [Tile((int(s), 0, 0), (int(s) + 1, int(shape[1]), int(shape[2]))) for s in shown]
 
     def slab(self, low: NDArray, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
-        """(N, 1 + 2 neighbours, H, W) around a slice of `low` (N, slices, H, W); beyond the ends the last repeats."""
+        """(N, 1 + 2 neighbours, H, W) around a slice of `low` (N, slices, h, w); beyond the ends the last repeats."""
         position, k = tile.start[0], self.neighbours
         members = np.clip(np.arange(position - k, position + k + 1), 0, low.shape[1] - 1)
-        return np.ascontiguousarray(low[:, members], np.float32)
+        part = low[:, members]
+        if self.kernel is not None:
+            part = _interpolated(part, shape[1:], tile.box[1:], self.kernel)
+        return np.ascontiguousarray(part, np.float32)
 
     def guide_shape(self, coarse: Sequence[int], fine: Sequence[int]) -> tuple[int, ...]:
-        """The scan's."""
-        return tuple(coarse)
+        """That of the grid that is shown."""
+        return tuple(coarse if self.kernel is None else fine)
 
     def weight(self, tile: Tile, shape: Sequence[int]) -> None:
         """Slices do not overlap."""
 
     def describe(self) -> dict[str, Any]:
-        """For a checkpoint's card."""
-        return {"kind": "slice", "neighbours": self.neighbours, "guidance": list(self.guidance), **_told(self.guide)}
+        """For a checkpoint's card; those made before there was a kernel have none."""
+        plain = {"kind": "slice", "neighbours": self.neighbours, "guidance": list(self.guidance), **_told(self.guide)}
+        return plain if self.kernel is None else plain | {"kernel": self.kernel}
 
 
 @dataclass(frozen=True)
@@ -162,7 +183,7 @@ class BlockView:
     size : int
         Edge of a block in voxels of the fine grid.
     overlap : int
-        Of adjacent blocks, in voxels. They are blended over the middle half of it, so with four times the network's
+        Of adjacent blocks, in voxels. They are blended over the middle quarter of it, so with 8/3 of the network's
         reach, or more, the result does not depend on how the volume is divided.
     guidance : tuple of str
         Of `GUIDANCE`: images made from all volumes of the same block.
@@ -187,6 +208,7 @@ class BlockView:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "guidance", _checked_guidance(self.guidance))
+        KERNELS.find(self.kernel)
         if type(self.size) is not int or type(self.overlap) is not int or not 0 <= 2 * self.overlap <= self.size <= 512:
             raise InputError(
                 f"The blocks have size {self.size!r} and overlap {self.overlap!r}; expected a size up to 512 voxels "
@@ -213,27 +235,20 @@ class BlockView:
 
     def slab(self, low: NDArray, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
         """(N, 1, d, h, w): the part of `low` (N, slices, rows, columns), interpolated to `shape`, that a tile shows."""
-        part: NDArray = low
-        for axis, (n, m, kept) in enumerate(zip(low.shape[1:], shape, tile.box, strict=True), start=1):
-            rows = operator(int(n), int(m), self.kernel)[kept].astype(np.float32)
-            used = np.flatnonzero(np.abs(rows).max(0) > 1e-7)
-            window = slice(int(used[0]), int(used[-1]) + 1)
-            part = part[(slice(None),) * axis + (window,)]
-            part = np.moveaxis(np.tensordot(rows[:, window], part, axes=(1, axis)), 0, axis)
-        return np.ascontiguousarray(part[:, None], np.float32)
+        return np.ascontiguousarray(_interpolated(low, shape, tile.box, self.kernel)[:, None], np.float32)
 
     def guide_shape(self, coarse: Sequence[int], fine: Sequence[int]) -> tuple[int, ...]:
         """That of the fine grid."""
         return tuple(fine)
 
     def weight(self, tile: Tile, shape: Sequence[int]) -> NDArray[np.float32]:
-        """One inside; towards another block it falls to zero over the middle half of the overlap."""
+        """One inside; towards another block it falls to zero over the middle quarter of the overlap."""
         ramps = []
         for start, stop, n in zip(tile.start, tile.stop, shape, strict=True):
             ramp = np.ones(stop - start)
             width = min(self.overlap, stop - start)
             if width:
-                rising = np.clip(((np.arange(width) + 0.5) / width - 0.25) * 2, 1e-6, 1)
+                rising = np.clip(((np.arange(width) + 0.5) / width - 0.375) * 4, 1e-6, 1)
                 if start > 0:
                     ramp[:width] *= rising
                 if stop < n:
@@ -263,6 +278,22 @@ def _starts(n: int, edge: int, overlap: int) -> list[int]:
     """Where blocks of `edge` begin on an axis of n voxels, so that they overlap by `overlap` or more and fill it."""
     count = -(-max(n - overlap, 1) // max(edge - overlap, 1)) if n > edge else 1
     return sorted({round(i * (n - edge) / max(count - 1, 1)) for i in range(count)})
+
+
+def _interpolated(low: NDArray, shape: Sequence[int], box: Sequence[slice], kernel: str) -> NDArray:
+    """The last axes of `low`, interpolated to `shape`, as a box of that grid shows them.
+
+    Of the coarse grid only what bears on the box is touched, so that memory follows the box and not the volume.
+    """
+    first = low.ndim - len(shape)
+    windows, operators = list(box), {}
+    for axis, (n, m, kept) in enumerate(zip(low.shape[first:], shape, box, strict=True)):
+        if n != m:
+            rows = operator(int(n), int(m), kernel)[kept]
+            used = np.flatnonzero(np.abs(rows).max(0) > NEGLIGIBLE)
+            windows[axis] = slice(int(used[0]), int(used[-1]) + 1)
+            operators[first + axis] = rows[:, windows[axis]]
+    return apply_operators(low[(..., *windows)], operators)
 
 
 @dataclass(frozen=True)

@@ -154,22 +154,23 @@ class TrainingOptions(StudyOptions):
 
 
 def step_seconds(tree: Mapping[str, Any]) -> float:
-    """Seconds of one training step of slices, forward and backward, on noise of the batch's shape."""
+    """Seconds of one training step, forward and backward, on noise of the batch's shape."""
     import torch
 
     from ..losses import build_loss
     from ..networks import build
 
-    data, scale = tree["data"], tree["scales"][0]
+    data = tree["data"]
     network: Any = build(tree["network"]["architecture"], **tree["network"]["arguments"])
     loss = build_loss(tree["loss"])
-    side, count = data["patch"] // scale, data["slabs"] * data["patches"]
+    fine = [data["patch"]] * network.view.dimensions
+    coarse = fine if network.view.kernel is not None else [n // tree["scales"][0] for n in fine]
     best = math.inf
     for _ in range(3):
-        shown = torch.rand(count, network.view.channels, side, side)
-        wanted = torch.rand(count, 1, side * scale, side * scale)
+        shown = torch.rand(data["slabs"] * data["patches"], network.view.channels, *coarse)
+        wanted = torch.rand(len(shown), 1, *fine)
         start = time.perf_counter()
-        loss(network(shown, wanted.shape[2:]), wanted)[0].backward()
+        loss(network(shown, fine), wanted)[0].backward()
         best = min(best, time.perf_counter() - start)
     return best
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ..checkpoints import Checkpoint, load_checkpoint
 from ..dwi import DWI, Volume
 from ..evaluation.scorer import Scorer, Scores, maps_that_fit
 from ..io import read_scan
-from ..metrics import metrics_of
+from ..metrics import METRICS, metrics_of
 from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
 from ..microstructure import brain_mask
 from ..resampling.degradation import degrade, rician
@@ -22,8 +23,10 @@ from ..resampling.scale import Scale
 from .base import Row
 
 MAPS = ("fa", "qa")
-WEIGHTED = "weighted"
-"""Group of volumes whose signal is compared: those weighted, or all where none is."""
+WEIGHTED, EVERY = "weighted", "every"
+"""Groups of volumes whose signal is compared: those weighted, or all where none is; all of them."""
+SIGNAL = {"PSNR": METRICS["psnr"], "SSIM": METRICS["ssim"]}
+"""Columns of the studies that compare signals alone."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,21 @@ class Case:
         """Of the slices as acquired: weighted volumes, FA and QA, in the brain."""
         groups = {WEIGHTED: self.compared}
         return Scorer(self.dwi, self.mask, maps=self.maps, groups=groups, regions=("brain",), axis=self.axis)
+
+    @cached_property
+    def signal_scorer(self) -> Scorer:
+        """The same of the signal of every volume, and of no map."""
+        groups = {EVERY: np.arange(self.dwi.n_volumes)}
+        return Scorer(self.dwi, self.mask, maps=(), groups=groups, regions=("brain",), axis=self.axis)
+
+    def of_volumes(self, count: int) -> Case:
+        """Of `count` volumes, evenly spread over the b-values: the lowest and the highest among them."""
+        order = np.argsort(self.dwi.bvals, kind="stable")
+        chosen = order[np.unique(np.linspace(0, len(order) - 1, count).round().astype(int))]
+        dwi = replace(
+            self.dwi, signal=self.dwi.signal[..., chosen], bvals=self.dwi.bvals[chosen], bvecs=self.dwi.bvecs[chosen]
+        )
+        return replace(self, dwi=dwi)
 
 
 def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
@@ -78,7 +96,12 @@ def open_case(path: Path, count: int) -> Case:
 
 
 def restore(
-    case: Case, low: DWI, *, method: str = "sinc", checkpoint: str | Path | None = None, guide: Volume | None = None
+    case: Case,
+    low: DWI,
+    *,
+    method: str = "sinc",
+    checkpoint: str | Path | Checkpoint | None = None,
+    guide: Volume | None = None,
 ) -> DWI:
     """Bring a scan of lower resolution back onto the case's grid, by a network or by interpolation.
 
@@ -91,9 +114,15 @@ def restore(
         return interpolate(low, scale, method=method, axis=case.axis)
     from ..inference.predict import super_resolve
 
-    return super_resolve(
-        low, str(checkpoint), scale, guide=guide, unchecked_guide=True, precision="fp32", axis=case.axis
-    )
+    loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+    return super_resolve(low, loaded, scale, guide=guide, unchecked_guide=True, precision="fp32", axis=case.axis)
+
+
+def signal_row(case: Case, test: DWI) -> Row:
+    """The case's name, and PSNR and SSIM of the signal of every volume."""
+    scores = case.signal_scorer(test)
+    found = {label: scores.value("signal", metric.name, volumes=EVERY) for label, metric in SIGNAL.items()}
+    return {"scan": case.name, **found}
 
 
 def row_of(case: Case, scores: Scores) -> Row:

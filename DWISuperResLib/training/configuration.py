@@ -162,7 +162,8 @@ class Data(Section):
     )
     margin: NonNegativeInt = Field(
         default=0,
-        description="low-resolution pixels along a patch's border that the loss leaves out: they lack context",
+        description="pixels along the border of what the network is shown (low-resolution ones, unless these are "
+        "interpolated) that the loss leaves out: they lack context",
     )
     b0: Annotated[float, Field(gt=0, lt=1)] | None = Field(
         default=None, description="share of b0 among the volumes drawn one by one; None: as in the scan"
@@ -190,6 +191,7 @@ class Schedule(Section):
     )
     optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
     learning_rate: PositiveFloat = 1e-3
+    bias_ratio: PositiveFloat = Field(default=1.0, description="learning rate of biases / that of weights")
     beta2: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.99, description="decay of Adam's second moment")
     epsilon: PositiveFloat = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
@@ -259,7 +261,8 @@ class Configuration(Section):
     scales: tuple[Factors, ...] = Field(
         default=((2, 2, 1),),
         description="factors to train, in-plane (2) or for both axes of the slice and the slice axis (1x1x3); one "
-        "listed twice is drawn twice as often",
+        "listed twice is drawn twice as often; drawn for each slab where the network is shown interpolated images, "
+        "else for each batch",
     )
     normalisation: Literal["volume", "paper"] = "volume"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0

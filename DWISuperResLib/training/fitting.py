@@ -22,11 +22,12 @@ from torch import nn
 from ..checkpoints import save_checkpoint
 from ..errors import InputError, ProcessingError
 from ..inference.devices import resolve_device, resolve_precision
+from ..inference.memory import MEMORY_FORMATS
 from ..io import working_in, write_text
 from ..losses import CompositeLoss
 from .card import make_card
 from .configuration import Configuration
-from .module import MEMORY_FORMATS, Training
+from .module import Training
 from .monitors import monitors
 from .patches import DWIData
 from .saving import BEST, LAST, Saving, WholeFiles, check_state, read_state

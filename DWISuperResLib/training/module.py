@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..dwi import DWI
 from ..errors import ProcessingError
+from ..inference.memory import MEMORY_FORMATS
 from ..losses import CompositeLoss
 from ..resampling.upsamplers import UPSAMPLERS
 from .configuration import Configuration, Schedule
@@ -27,9 +28,6 @@ from .validation import Case, classical, predict, score
 WHITE = {"volume": 4.0, "paper": 1.0}
 """Network intensity that losses see as 1, where feature networks and SSIM have their white: b0 of grey matter is
 about 1 when volumes are divided by their foreground mean, and fluid 3 to 4."""
-
-MEMORY_FORMATS = {2: torch.channels_last, 3: torch.channels_last_3d}
-"""By the dimensions of a network's images."""
 
 
 class Training(lightning.LightningModule):
@@ -85,7 +83,7 @@ class Training(lightning.LightningModule):
         self._frozen = frozen
         rates, momentum = learning_rates(schedule, min(done, 1.0), len(self.groups))
         for group in optimizer.param_groups:
-            group["lr"] = rates[group["level"]]
+            group["lr"] = rates[group["level"]] * (schedule.bias_ratio if group["kind"] == "vectors" else 1.0)
             if "betas" in group:
                 group["betas"] = (momentum, schedule.beta2)
         self.log("lr", rates[-1])

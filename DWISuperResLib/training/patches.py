@@ -17,12 +17,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from ..dwi import B0_THRESHOLD
 from ..errors import InputError
 from ..microstructure.tensor import determines_tensor
-from ..networks.views import Assembler, Tile, View
+from ..networks.views import Assembler, View
 from .cache import Scan, open_scan
 from .configuration import Configuration
 from .configuration import Factors as Triple
 from .tasks import TASKS, Slab, lowered, separable
-from .validation import Case, prepare
+from .validation import Case, prepare, shown_slab
 
 Batch = dict[str, Any]
 DRAWS_BEFORE_GIVING_UP = 100
@@ -51,11 +51,15 @@ class Place:
     factors: tuple[Fraction, ...]
     shape: tuple[int, ...]
 
+    @property
+    def whole(self) -> tuple[int, ...]:
+        """The lengths less what whole voxels of the coarse grid do not fill."""
+        return tuple(n // f.numerator * f.numerator for n, f in zip(self.shape, self.factors, strict=True))
+
     def cut(self, rng: np.random.Generator) -> list[slice]:
         """A random region of the fine grid that whole voxels of the coarse one fill."""
         starts = [int(rng.integers(n % f.numerator + 1)) for n, f in zip(self.shape, self.factors, strict=True)]
-        lengths = [n // f.numerator * f.numerator for n, f in zip(self.shape, self.factors, strict=True)]
-        return [slice(s, s + n) for s, n in zip(starts, lengths, strict=True)]
+        return [slice(s, s + n) for s, n in zip(starts, self.whole, strict=True)]
 
 
 class Batches(Dataset):
@@ -87,34 +91,49 @@ class Batches(Dataset):
     def __getitem__(self, index: int) -> Batch:
         data, augmentation = self.config.data, self.config.augmentation
         rng = np.random.default_rng((self.config.seed, index))
-        triple = self.config.scales[int(rng.integers(len(self.config.scales)))]
+        triples = [self._triple(rng)] * data.slabs
         transposed = bool(augmentation.rotations and rng.random() < 0.5)
-        groups = self.groups[triple]
-        shares = np.array([self.chances[group].sum() for group in groups])
-        group = groups[rng.choice(len(groups), p=shares / shares.sum()) if len(groups) > 1 else 0]
-        chances = self.chances[group]
-        chosen = rng.choice(group, size=data.slabs, p=chances / chances.sum())
-        if data.patch is None:
-            chosen[:] = chosen[0]
+        if self.view.kernel is None or data.patch is None:
+            chosen = self._scans(triples[0], data.slabs, rng)
+            if data.patch is None:
+                chosen[:] = chosen[0]
+        else:
+            # On the fine grid, patches of all factors have one shape.
+            triples[1:] = [self._triple(rng) for _ in triples[1:]]
+            chosen = np.concatenate([self._scans(triple, 1, rng) for triple in triples])
         coarser = float(rng.uniform(*augmentation.resample))
-        places = [self._place(self.scans[c], triple, coarser) for c in chosen]
+        places = [self._place(self.scans[c], triple, coarser) for c, triple in zip(chosen, triples, strict=True)]
         patch = self._patch(places)
+        if patch[-1] != patch[-2]:
+            transposed = transposed and all(place.factors[-1] == place.factors[-2] for place in places)
         parts = [self._draw(place, patch, transposed, rng) for place in places]
         return {
             "gradients": [g for part in parts for g in part["gradients"]],
             **{k: torch.cat([p[k] for p in parts]) for k in ("input", "target", "gains", "offsets")},
         }
 
+    def _triple(self, rng: np.random.Generator) -> Triple:
+        return self.config.scales[int(rng.integers(len(self.config.scales)))]
+
+    def _scans(self, triple: Triple, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Numbers of scans whose images a triple refines alike."""
+        groups = self.groups[triple]
+        shares = np.array([self.chances[group].sum() for group in groups])
+        group = groups[rng.choice(len(groups), p=shares / shares.sum()) if len(groups) > 1 else 0]
+        chances = self.chances[group]
+        return rng.choice(group, size=count, p=chances / chances.sum())
+
     def _alike(self, triple: Triple) -> list[NDArray[np.intp]]:
         """Numbers of the scans that show what a triple refines, together those whose images it refines alike.
 
-        Only these make patches of one shape: which of rows and columns is the slice axis depends on how a scan was
-        acquired, which is the first of its axes on how it is stored.
+        On the coarse grid, only these make patches of one shape: which of rows and columns is the slice axis depends on
+        how a scan was acquired, which is the first of its axes on how it is stored.
         """
         found: dict[tuple[Fraction, ...], list[int]] = {}
         for number, scan in enumerate(self.scans):
             if self.view.dimensions == 3 or scan.stacked in scan.planes(triple, self.config.data):
-                found.setdefault(scan.factors(triple)[3 - self.view.dimensions :], []).append(number)
+                factors = scan.factors(triple)[3 - self.view.dimensions :] if self.view.kernel is None else ()
+                found.setdefault(factors, []).append(number)
         return [np.array(numbers) for numbers in found.values()]
 
     def _place(self, scan: Scan, triple: Triple, coarser: float) -> Place:
@@ -125,17 +144,16 @@ class Batches(Dataset):
     def _patch(self, places: Sequence[Place]) -> tuple[int, ...]:
         """Extent of the batch's patches on the fine grid: as configured, or what the smallest scan has."""
         edge = self.config.data.patch or max(max(place.shape) for place in places)
-        extent = tuple(
-            min(edge, *(place.shape[a] for place in places)) // f.numerator * f.numerator
-            for a, f in enumerate(places[0].factors)
-        )
+        extent = [min(edge, *lengths) for lengths in zip(*(place.whole for place in places), strict=True)]
+        if self.view.kernel is None:
+            extent = [n // f.numerator * f.numerator for n, f in zip(extent, places[0].factors, strict=True)]
         if min(extent) == 0:
-            smallest = min(places, key=lambda place: min(place.shape))
+            smallest = min(places, key=lambda place: min(place.whole))
             raise InputError(
                 f"{smallest.scan.path} has too few voxels along an axis to be refined by "
                 f"{' x '.join(f'{float(f):g}' for f in smallest.factors)}; exclude it, or leave out that scale."
             )
-        return extent
+        return tuple(extent)
 
     def _draw(self, place: Place, patch: tuple[int, ...], transposed: bool, rng: np.random.Generator) -> Batch:
         """Patches of one slab: a slice with its neighbours, or the volume."""
@@ -212,9 +230,7 @@ class Batches(Dataset):
     ) -> torch.Tensor:
         """(len(drawn), C, *n) what the network is shown of the degraded slab."""
         low = TASKS[self.config.task](slab, place.scan, place.factors, self.config, rng)
-        if self.view.dimensions == 3:
-            whole = Tile((0, 0, 0), (slab.shape[2], slab.shape[3], slab.shape[4]))
-            low = self.view.slab(low[:, 0], whole, whole.stop)
+        low = shown_slab(self.view, low, slab.shape[2:])
         if len(shown) < place.scan.count:
             full = np.zeros((place.scan.count, *low.shape[1:]), np.float32)
             full[shown] = low
@@ -235,9 +251,10 @@ class Batches(Dataset):
             centre = [int(rng.integers(n)) for n in shape]
         else:
             centre = [int(c) for c in inside[rng.integers(len(inside))]]
+        steps = [f.numerator if self.view.kernel is None else 1 for f in factors]
         box = []
-        for c, p, n, f in zip(centre, patch, shape, factors, strict=True):
-            start = int(np.clip((c - p // 2) // f.numerator * f.numerator, 0, n - p))
+        for c, p, n, step in zip(centre, patch, shape, steps, strict=True):
+            start = int(np.clip((c - p // 2) // step * step, 0, n - p))
             box.append(slice(start, start + p))
         return box
 
@@ -253,7 +270,7 @@ class Batches(Dataset):
         """Input and target of a patch, flipped and turned."""
         augmentation, axes = self.config.augmentation, range(-len(box), 0)
         shown = box
-        if self.view.dimensions == 2:
+        if self.view.kernel is None:
             shown = [slice(int(b.start / f), int(b.stop / f)) for b, f in zip(box, factors, strict=True)]
         gain = float(rng.uniform(*augmentation.intensity))
         flips = [a for a in axes if augmentation.flips and rng.random() < 0.5]

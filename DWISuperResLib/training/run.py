@@ -14,7 +14,7 @@ from ..losses import build_loss
 from ..networks import build
 from ..resampling.scale import Scale
 from .cache import divided
-from .configuration import Configuration, Factors, load_configuration
+from .configuration import Configuration, Factors, Term, load_configuration
 from .machine import check_machine
 
 MAY_CHANGE = {
@@ -22,8 +22,8 @@ MAY_CHANGE = {
     *("schedule.epochs", "schedule.max_minutes", "schedule.patience"),
 }
 """What may change when a run is resumed; a longer schedule than before is another course of the learning rate."""
-TRIED = 32
-"""Edge of the image that a network is tried on."""
+TRIED = {2: 32, 3: 8}
+"""Edge of the coarse image that a network is tried on, by its dimensions."""
 
 
 def train(config: Configuration) -> Path:
@@ -74,7 +74,7 @@ def train(config: Configuration) -> Path:
         check_same_run(config, config.output / "configuration.yaml")
     torch.manual_seed(config.seed)
     network = make_network(config)
-    loss = build_loss(config.loss)
+    loss = build_loss(fitting_terms(config, network.view.dimensions))
     try:
         from .fitting import fit
     except ModuleNotFoundError as error:
@@ -82,6 +82,30 @@ def train(config: Configuration) -> Path:
             f"Training needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
         ) from error
     return fit(config, network, loss, scans)
+
+
+def fitting_terms(config: Configuration, dimensions: int) -> list[Term]:
+    """The terms of the loss, those of untrained features with as many axes as the network's images have.
+
+    Raises
+    ------
+    InputError
+        If a term reads features of slices, and the network makes blocks.
+    """
+    terms = []
+    for term in config.loss:
+        name = str(term.get("name")).lower()
+        backbone = "untrained" if name == "untrained" else term.get("backbone", "vgg16_bn")
+        of_features = name in ("feature", "untrained")
+        if of_features and backbone == "untrained":
+            term = {"dimensions": dimensions, **term}
+        if of_features and dimensions != term.get("dimensions", 2):
+            raise InputError(
+                f"The loss term {name!r} reads features of {'slices' if dimensions == 3 else 'blocks'}, which "
+                f"{config.network.architecture} does not make; take backbone: untrained, without dimensions."
+            )
+        terms.append(term)
+    return terms
 
 
 def completed(config: Configuration) -> Configuration:
@@ -124,8 +148,9 @@ def make_network(config: Configuration) -> Any:
         )
     for triple in config.served:
         for factors in tried_factors(triple, view.dimensions):
-            size = tuple(round(TRIED * f) for f in factors)
-            shown = torch.zeros(1, view.channels, *(size if view.dimensions == 3 else (TRIED, TRIED)))
+            edge = TRIED[view.dimensions]
+            size = tuple(round(edge * f) for f in factors)
+            shown = torch.zeros(1, view.channels, *([edge] * len(size) if view.kernel is None else size))
             with torch.inference_mode():
                 shape = tuple(network(shown, size).shape)
             if shape != (1, 1, *size):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..dwi import DWI
 from ..evaluation.scorer import Scorer, maps_that_fit
 from ..inference.canvas import Canvas
-from ..networks.views import Assembler, View
+from ..networks.views import Assembler, Tile, View
 from ..resampling.scale import Scale
 from ..resampling.upsamplers import interpolate
 from .cache import Scan
@@ -36,9 +36,10 @@ class Case:
     coarse : DWI
         What interpolation starts from.
     slabs : list of array
-        Of each slice (N, context, h, w); of a view of blocks the whole stack (N, slices, h, w).
+        Of each slice (N, context, *n), as the view shows it; of a view of blocks the coarse stack (N, slices, h, w).
     guides : list of array
-        Of each slice (h, w); of a view of blocks the stack (slices, rows, columns) on the fine grid; empty without.
+        Of each slice (h, w), on the grid that is shown; of a view of blocks the stack (slices, rows, columns) on the
+        fine grid; empty without.
     scan : Scan
     """
 
@@ -68,7 +69,8 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
             for p in positions
         ]
         coarse = np.stack([slab[:, view.context // 2] for slab in slabs])
-        guides = [lowered(np.array(scan.guide[int(p)]), coarse.shape[2:]) for p in positions] if view.guide else []
+        slabs = [shown_slab(view, slab, scan.extent[1:]) for slab in slabs]
+        guides = [lowered(np.array(scan.guide[int(p)]), slabs[0].shape[2:]) for p in positions] if view.guide else []
     else:
         start = int(np.argmax(np.convolve(scan.brain_area, np.ones(count), "valid")))
         positions = np.arange(start, start + count)
@@ -88,6 +90,16 @@ def prepare(scan: Scan, triple: Factors, config: Configuration, view: View, seed
         axis=2,
     )
     return Case(scorer, _as_dwi(coarse, scan, sizes), slabs, guides, scan)
+
+
+def shown_slab(view: View, low: NDArray[np.float32], shape: Sequence[int]) -> NDArray[np.float32]:
+    """(N, context, *n) coarse signal of a slice or a whole volume, as a view shows it; `shape` is the fine grid's."""
+    if view.dimensions == 3:
+        whole = Tile((0, 0, 0), (int(shape[0]), int(shape[1]), int(shape[2])))
+        return view.slab(low[:, 0], whole, shape)
+    middle = view.context // 2
+    tile = Tile((middle, 0, 0), (middle + 1, int(shape[0]), int(shape[1])))
+    return view.slab(low, tile, (view.context, *shape))
 
 
 def predict(network: Callable, case: Case, view: View, device: torch.device) -> DWI:

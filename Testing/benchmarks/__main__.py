@@ -24,13 +24,14 @@ NAMES = (
     "microstructure",
     "losses",
     "super_resolution",
+    "blocks",
     "whole_scan",
     "training",
     "memory",
     "slicer_child",
     "gpu",
 )
-TAKE_QUICK = ("slicer_child", "super_resolution", "whole_scan", "memory", "gpu")
+TAKE_QUICK = ("slicer_child", "super_resolution", "blocks", "whole_scan", "memory", "gpu")
 PACKAGES = ("torch", "numpy", "dipy", "nibabel", "fastai", "isal")
 
 

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-CONVOLUTIONS = ((64, 128), (128, 64), (256, 32))  # channels, pixels a side: sizes at which libraries do best
+from DWISuperResLib.inference.memory import MEMORY_FORMATS
+
+# By dimensions: channels, pixels a side: sizes at which libraries do best.
+CONVOLUTIONS = {2: ((64, 128), (128, 64), (256, 32)), 3: ((64, 32), (128, 24), (32, 48))}
 
 
 def seconds(work: Callable[[], object], device: torch.device, repeats: int = 5) -> float:
@@ -36,15 +39,14 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def convolution_ceiling(
-    device: torch.device, dtype: torch.dtype, sizes: Sequence[tuple[int, int]] = CONVOLUTIONS
-) -> Callable[[], float]:
-    """Measure on each call: operations a second of the best of some 3 x 3 convolutions alone, channels last."""
+def convolution_ceiling(device: torch.device, dtype: torch.dtype, dimensions: int = 2) -> Callable[[], float]:
+    """Measure on each call: operations a second of the best of some convolutions of 3 pixels an axis, channels last."""
+    make, memory = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions], MEMORY_FORMATS[dimensions]
     cases = []
-    for channels, side in sizes:
-        layer = nn.Conv2d(channels, channels, 3, padding=1).to(device, dtype, memory_format=torch.channels_last)
-        images = torch.rand(4, channels, side, side, device=device).to(dtype, memory_format=torch.channels_last)
-        cases.append((layer, images, 2 * 9 * channels**2 * images[:, 0].numel()))
+    for channels, side in CONVOLUTIONS[dimensions]:
+        layer = make(channels, channels, 3, padding=1).to(device, dtype, memory_format=memory)
+        images = torch.rand(4, channels, *[side] * dimensions, device=device).to(dtype, memory_format=memory)
+        cases.append((layer, images, 2 * 3**dimensions * channels**2 * images[:, 0].numel()))
 
     def measure() -> float:
         with torch.inference_mode():

@@ -12,7 +12,7 @@ from torch import nn
 import DWISuperResLib as dsr
 from DWISuperResLib.evaluation.scorer import Scorer
 from Testing.benchmarks import __main__ as benchmarks
-from Testing.benchmarks import ceilings, gpu, harness, held_out, memory, super_resolution, whole_scan
+from Testing.benchmarks import blocks, ceilings, gpu, harness, held_out, memory, super_resolution, whole_scan
 from Testing.conftest import oracle
 
 
@@ -51,6 +51,18 @@ def test_paper_network_agrees_with_the_reference_pipeline(tmp_path):
 def test_share_of_the_ceiling_is_one_at_most():
     result = super_resolution.against_ceiling("default network", (24, 20), 1)
     assert 0 < result.ratios[0] < 1.2
+
+
+def test_blocks_are_compared_with_the_ceiling_and_with_plain_pytorch():
+    results = blocks.main(["--quick", "--repeats", "1"])
+    assert [result.goal for result in results] == [0.6, 3, 0.6, 3]
+    assert all(result.ratios[0] > 0 for result in results)
+
+
+def test_plain_pytorch_computes_the_same():
+    network = blocks.network_of("recnn", {"layers": 3, "filters": 4}, torch.device("cpu"))
+    x = torch.rand(2, 1, 8, 9, 10)
+    torch.testing.assert_close(blocks.plain_of(network)(x), network(x, x.shape[2:]), rtol=1e-5, atol=1e-5)
 
 
 def test_whole_scan_runs_both_commands():

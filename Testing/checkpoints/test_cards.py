@@ -1,14 +1,15 @@
 """Cards from strangers: any change of one gives a card or one sentence; what is a card comes back as it was."""
 
 import copy
+import dataclasses
 import json
 import struct
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from DWISuperResLib.checkpoints import Card, load_checkpoint, read_card
+from DWISuperResLib.checkpoints import Card, describe, load_checkpoint, read_card
 from DWISuperResLib.errors import InputError
 
 any_card = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
@@ -94,3 +95,37 @@ def test_any_safetensors_header_is_refused_in_one_sentence(length, metadata, ten
     path.write_bytes(struct.pack("<Q", len(header) if length is None else length) + header + rest)
     with pytest.raises(InputError, match=r"model\.safetensors cannot be used"):
         read_card(path)
+
+
+@given(
+    st.tuples(*[st.floats(1, 2.5)] * 3), st.tuples(*[st.floats(0, 2.5)] * 3), st.tuples(*[st.floats(1, 5)] * 3),
+    st.integers(0, 2),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_networks_of_the_fine_grid_serve_what_lies_between_their_factors(low, spread, wanted, axis):
+    """On a grid so fine that a voxel more or less does not matter, against the definition."""
+    high = tuple(a + b for a, b in zip(low, spread, strict=True))
+    assume(all(a == b or b - a > 0.1 for a, b in zip(low, high, strict=True)) and low != high)
+    card = Card("free", "recnn", {}, (low, high), view={"kind": "block", "kernel": "bspline"})
+    coarse = 1000
+    fine = [round(coarse * factor) for factor in wanted]
+    margin = min(abs(f - limit) for f, pair in zip(wanted, zip(low, high, strict=True), strict=True) for limit in pair)
+    assume(margin > 0.01)
+    order = [a for a in range(3) if a != axis] + [axis]
+    shape = [0, 0, 0]
+    for position, length in zip(order, fine, strict=True):
+        shape[position] = length
+    between = all(a < f < b for f, a, b in zip(wanted, low, high, strict=True))
+    assert card.serves((coarse,) * 3, shape, axis) == between
+    assert not dataclasses.replace(card, view={"kind": "slice"}).limits
+    assert not dataclasses.replace(card, factors=(high,)).limits
+
+
+def test_a_network_of_the_fine_grid_leaves_alone_what_it_was_not_trained_to_refine():
+    card = Card("free", "srcnn", {}, ((2, 2, 1), (3, 3, 1)), view={"kind": "slice", "kernel": "bspline"})
+    assert card.served_text == "2x2x1 to 3x3x1"
+    assert "super-resolution x2x2x1 to 3x3x1" in describe(card)
+    assert card.serves((20, 20, 9), (50, 45, 9), axis=2)
+    assert not card.serves((20, 20, 9), (50, 45, 10), axis=2)
+    assert not card.serves((20, 20, 9), (20, 45, 9), axis=2)
+    assert not card.serves((20, 20, 9), (20, 20, 9), axis=2)

@@ -4,6 +4,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter1d
 
 from DWISuperResLib.checkpoints import Card
 from DWISuperResLib.evaluation.selfchecks import domain_range, domain_statistics, fa_deviation, noise_level, self_checks
@@ -13,6 +14,7 @@ from DWISuperResLib.resampling.degradation import degrade, rician
 from DWISuperResLib.resampling.scale import Scale
 from DWISuperResLib.resampling.upsamplers import interpolate
 
+GRIDS = {"grid artefacts in signal", "grid artefacts in FA"}
 SHAPE, VOXEL, SHELLS = (80, 96, 6), (2.0, 2.0, 5.0), ((0, 2), (1000, 20))
 
 
@@ -74,12 +76,14 @@ def test_grids_are_found_in_signal_and_fa(low, high, period):
     wave = np.cos(2 * np.pi * i / period) * np.cos(2 * np.pi * j / period)
     gain = 1 + 0.08 * wave[:, :, None, None] * (np.arange(high.n_volumes) % 2)
     checks = self_checks(low, replace(high, signal=high.signal * gain.astype(np.float32)), None)
-    assert {"grid artefacts in signal", "grid artefacts in FA"} <= fired(checks)
+    assert fired(checks) >= GRIDS
     assert f"every {period} voxels" in checks[0].advice
 
 
-@pytest.mark.parametrize(("scale", "wave_axis"), [("1x1x3", 2), ("2x2x2", 2), ("1.5", 0)])
-def test_grids_are_found_along_every_axis_that_was_refined(scale, wave_axis):
+@pytest.mark.parametrize(
+    ("scale", "wave_axis"), [("1x1x3", 2), ("1x1x3", 0), ("2x2x2", 0), ("2x2x2", 1), ("2x2x2", 2), ("1.5", 0)]
+)
+def test_grids_are_found_along_every_axis_that_was_seen(scale, wave_axis):
     scan = phantom((40, 48, 16), (4.0, 4.0, 6.0), shells=SHELLS, snr=25.0)
     high = interpolate(scan, scale)
     assert not any(c.fired for c in self_checks(scan, high, None) if "grid" in c.name)
@@ -88,8 +92,19 @@ def test_grids_are_found_along_every_axis_that_was_refined(scale, wave_axis):
     wave = wave.reshape([-1 if a == wave_axis else 1 for a in range(4)])
     gain = (1 + 0.1 * wave * np.abs(high.bvecs[:, 0])).astype(np.float32)
     checks = self_checks(scan, replace(high, signal=high.signal * gain), None)
-    assert {"grid artefacts in signal", "grid artefacts in FA"} <= fired(checks)
+    # Where nothing was refined, the noise of neighbouring voxels hides it in FA.
+    found = {"grid artefacts in signal"} if (scale, wave_axis) == ("1x1x3", 0) else GRIDS
+    assert found <= fired(checks)
     assert "every 2 voxels" in checks[0].advice
+
+
+@pytest.mark.parametrize("blurred_axis", [0, 1, 2])
+def test_the_consistency_of_volumes_is_that_of_all_three_axes(blurred_axis):
+    low = degrade(phantom((40, 48, 20), (4.0, 4.0, 5.0), shells=SHELLS, snr=25.0), "2x2x2")
+    high = interpolate(low, "2x2x2")
+    assert "consistency with the input" not in fired(self_checks(low, high, None))
+    blurred = replace(high, signal=gaussian_filter1d(high.signal, 3.0, axis=blurred_axis))
+    assert "consistency with the input" in fired(self_checks(low, blurred, None))
 
 
 def test_a_matrix_that_is_no_multiple_is_checked_too():

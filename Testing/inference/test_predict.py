@@ -1,5 +1,6 @@
-"""Slicewise inference: geometry, batching, memory, cancelling, ensemble, consistency."""
+"""Inference in slices and in blocks: geometry, batching, memory, cancelling, ensemble, consistency."""
 
+import tracemalloc
 from dataclasses import replace
 
 import nibabel as nib
@@ -14,7 +15,7 @@ from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import Cancelled, InputError, ProcessingError
 from DWISuperResLib.inference import predict as engine
 from DWISuperResLib.networks.sr_unet import resized
-from DWISuperResLib.networks.views import BlockView, SliceView
+from DWISuperResLib.networks.views import BlockView, SliceView, Tile
 from DWISuperResLib.resampling import grid
 from DWISuperResLib.resampling.operators import apply_operators, operator
 from DWISuperResLib.resampling.scale import Scale
@@ -301,40 +302,159 @@ def test_a_network_makes_a_grid_that_is_no_multiple(small_dwi, shape):
     np.testing.assert_allclose(plain.signal, expected.clip(0), rtol=1e-4, atol=1e-2)
 
 
-class Smoothing(nn.Module):
-    """A network of blocks with a reach of 2 voxels."""
+# Blocks
 
-    def __init__(self, size, overlap):
-        super().__init__()
-        self.view = BlockView(size, overlap, guidance=("mean_b0",))
-        torch.manual_seed(0)
-        self.first, self.second = nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 1, 3, padding=1)
-
-    def forward(self, x, size):
-        assert tuple(x.shape[2:]) == tuple(size)
-        return x[:, :1] + self.second(torch.relu(self.first(x)))
+SCALES = ((2, 2, 2), (1, 1, 3), (2, 2.5, 2), (1.6, 1.6, 2))
 
 
+def blocks_of(architecture="recnn", factors=SCALES, **arguments):
+    """A network with a reach of 3 voxels whose every layer counts."""
+    small = {"recnn": {"layers": 3, "filters": 3}, "srcnn": {"kernels": [3, 1, 5], "filters": [3, 2]}}
+    arguments = small[architecture] | arguments
+    torch.manual_seed(0)
+    network = networks.build(architecture, **arguments)
+    card = checkpoints.Card("block", architecture, arguments, factors, view=network.view.describe())
+    return checkpoints.Checkpoint(card, network.state_dict())
+
+
+@pytest.mark.parametrize("guidance", [(), ("mean_b0",)])
+@pytest.mark.parametrize("architecture", ["recnn", "srcnn"])
 @pytest.mark.parametrize("scale", ["2x2x2", "1x1x3", "2x2.5x2", "1.25mm"])
-def test_blocks_give_what_the_whole_volume_gives(small_dwi, monkeypatch, scale):
-    card = checkpoints.Card("block", "sr_unet", {}, ((2, 2, 2), (1, 1, 3), (2, 2.5, 2), (1.6, 1.6, 2)))
-    checkpoint = checkpoints.Checkpoint(card, {})
+def test_blocks_give_what_the_whole_volume_gives(small_dwi, scale, architecture, guidance):
+    """The whole: one block that holds the volume, all of its border the volume's own."""
     results = []
-    for size, overlap in ((512, 0), (16, 8), (20, 8)):
-        monkeypatch.setattr(checkpoints.Checkpoint, "network", lambda self, s=size, o=overlap: Smoothing(s, o))
+    for arguments in ({"block": 512, "overlap": 0}, {"block": 16}, {"block": 20}, {"block": 20, "overlap": 9}):
+        checkpoint = blocks_of(architecture, guidance=list(guidance), **arguments)
         results.append(dsr.super_resolve(small_dwi, checkpoint, scale, **options()))
     grid.check_same_grid(results[0], dsr.interpolate(small_dwi, scale))
     for other in results[1:]:
         np.testing.assert_allclose(other.signal, results[0].signal, rtol=1e-4, atol=1e-4 * results[0].signal.max())
-    consistent = dsr.super_resolve(small_dwi, checkpoint, scale, **options(consistent=True))
-    again = dsr.degrade(consistent, Scale.between(small_dwi.spatial_shape, consistent.spatial_shape))
-    np.testing.assert_allclose(again.signal, small_dwi.signal, rtol=1e-3, atol=1e-3 * small_dwi.signal.max())
 
 
-def test_the_ensemble_of_blocks_commutes_with_flips_and_the_mask_limits_the_work(small_dwi, monkeypatch):
-    card = checkpoints.Card("block", "sr_unet", {}, ((2, 2, 2),))
-    monkeypatch.setattr(checkpoints.Checkpoint, "network", lambda self: Smoothing(16, 8))
-    checkpoint = checkpoints.Checkpoint(card, {})
+@pytest.mark.parametrize("model", ["kspace", "area", "gaussian", "paper"])
+@pytest.mark.parametrize("scale", ["2x2x2", "2x2.5x2"])
+def test_consistent_blocks_degrade_to_the_input_along_three_axes(small_dwi, scale, model):
+    checkpoint = blocks_of(block=16)
+    checkpoint = replace(checkpoint, card=replace(checkpoint.card, degradation={"model": model}))
+    for consistent, least, most in ((True, 0, 1e-3), (False, 1e-2, np.inf)):
+        result = dsr.super_resolve(small_dwi, checkpoint, scale, **options(consistent=consistent))
+        back = Scale.between(small_dwi.spatial_shape, result.spatial_shape)
+        again = dsr.degrade(result, back, model=model)
+        assert least <= np.abs(again.signal - small_dwi.signal).max() / small_dwi.signal.max() <= most
+
+
+def test_blocks_fall_back_to_fewer_at_a_time_and_one_too_large_is_told(small_dwi, monkeypatch):
+    from DWISuperResLib.networks.recnn import ReCNN
+
+    checkpoint = blocks_of(block=16)
+    expected = dsr.super_resolve(small_dwi, checkpoint, "2x2x2", **options()).signal
+    sizes, forward = [], ReCNN.forward
+
+    def scarce(self, x, size):
+        sizes.append(len(x))
+        if len(x) > 2:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 10 bytes.")
+        return forward(self, x, size)
+
+    monkeypatch.setattr(ReCNN, "forward", scarce)
+    result = dsr.super_resolve(small_dwi, checkpoint, "2x2x2", **options(batch_size=8)).signal
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5 * expected.max())
+    assert sizes[:4] == [8, 4, 2, 2]
+    monkeypatch.setattr(ReCNN, "forward", lambda self, x, size: (_ for _ in ()).throw(MemoryError()))
+    with pytest.raises(ProcessingError, match="single slice or block does not fit"):
+        dsr.super_resolve(small_dwi, checkpoint, "2x2x2", **options())
+
+
+def test_blocks_can_be_cancelled_and_tell_their_progress(small_dwi):
+    seen = []
+    told = options(batch_size=1, progress=lambda f, m: seen.append(f))
+    dsr.super_resolve(small_dwi, blocks_of(block=16), "2x2x2", **told)
+    assert seen == sorted(seen)
+    assert (seen[0], seen[-1]) == (0.0, 1.0)
+    assert len(seen) > small_dwi.n_volumes
+    asked = []
+    stopped = options(batch_size=1, cancel=lambda: asked.append(0) or len(asked) > 3)
+    with pytest.raises(Cancelled):
+        dsr.super_resolve(small_dwi, blocks_of(block=16), "2x2x2", **stopped)
+    assert len(asked) == 4
+
+
+def test_the_uncertainty_of_blocks_is_the_spread_over_their_eight_flips(small_dwi):
+    checkpoint = blocks_of(block=512, overlap=0)
+    # A residual so small that nothing is cut at zero.
+    small = {k: 0.02 * v if k.startswith("layers.2") else v for k, v in checkpoint.weights.items()}
+    checkpoint = replace(checkpoint, weights=small)
+    result, spread = engine.super_resolve_with_uncertainty(small_dwi, checkpoint, "2x2x2", **options())
+    members = []
+    for flipped in np.ndindex(2, 2, 2):
+        turn = tuple(slice(None, None, -1) if flip else slice(None) for flip in flipped)
+        member = dsr.super_resolve(replace(small_dwi, signal=small_dwi.signal[turn]), checkpoint, "2x2x2", **options())
+        members.append(member.signal[turn])
+    assert min(member.min() for member in members) > 0
+    scale = result.signal.max()
+    np.testing.assert_allclose(result.signal, np.mean(members, axis=0), rtol=1e-4, atol=1e-5 * scale)
+    np.testing.assert_allclose(spread, np.std(members, axis=0), rtol=1e-2, atol=1e-5 * scale)
+    assert spread.max() > 1e-3 * scale
+    zero = {k: torch.zeros_like(v) if k.startswith("layers.2") else v for k, v in checkpoint.weights.items()}
+    for block in (512, 16):
+        symmetric = replace(blocks_of(block=block, overlap=0), weights=zero)
+        _, none = engine.super_resolve_with_uncertainty(small_dwi, symmetric, "2x2x2", **options())
+        assert none.max() < 1e-5 * scale
+
+
+def test_the_memory_of_a_block_follows_the_block_and_not_the_volume():
+    """Of a volume of 32 MB: a block of 16³ voxels needs its share of the coarse grid and of the spline's tails."""
+    low = np.ones((1, 200, 200, 200), np.float32)
+    view = BlockView(16, 4)
+    tile, fine = Tile((192, 192, 192), (208, 208, 208)), (400, 400, 400)
+    view.slab(low, tile, fine)  # the matrices of the axes are kept from call to call
+    tracemalloc.start()
+    shown = view.slab(low, tile, fine)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert shown.shape == (1, 1, 16, 16, 16)
+    assert peak < 2**20 < low.nbytes / 30
+
+
+@pytest.mark.parametrize("volumes", [4, 10])
+def test_blocks_of_few_volumes_at_a_time_are_in_memory(small_dwi, monkeypatch, volumes):
+    """However many volumes there are, only a batch of blocks is held."""
+    shown = []
+    slab = BlockView.slab
+    monkeypatch.setattr(BlockView, "slab", lambda self, low, *where: shown.append(len(low)) or slab(self, low, *where))
+    part = replace(
+        small_dwi,
+        signal=small_dwi.signal[..., :volumes],
+        bvals=small_dwi.bvals[:volumes],
+        bvecs=small_dwi.bvecs[:volumes],
+    )
+    dsr.super_resolve(part, blocks_of(block=16), "2x2x2", **options(batch_size=2))
+    assert set(shown) == {2}
+
+
+def test_interpolated_slices_are_made_larger_by_any_factor(small_dwi):
+    """A network of slices on the fine grid that adds nothing gives the spline of SciPy's; a trained range is served."""
+    checkpoint = blocks_of(dimensions=2, factors=((1, 1, 1), (3, 3, 1.5)))
+    assert checkpoint.card.view["kernel"] == "bspline"
+    zero = {k: torch.zeros_like(v) if k.startswith("layers.2") else v for k, v in checkpoint.weights.items()}
+    for scale in ("2x2x1", "1.5x3x1", "1x2.5x1.5"):
+        result = dsr.super_resolve(small_dwi, replace(checkpoint, weights=zero), scale, **options(axis=2))
+        expected = dsr.interpolate(small_dwi, scale, method="bspline", axis=2)
+        grid.check_same_grid(result, expected)
+        np.testing.assert_allclose(result.signal, expected.signal.clip(0), rtol=1e-4, atol=1e-2)
+        one = dsr.super_resolve(small_dwi, checkpoint, scale, **options(axis=2, batch_size=1))
+        eight = dsr.super_resolve(small_dwi, checkpoint, scale, **options(axis=2, ensemble=False))
+        np.testing.assert_allclose(one.signal, eight.signal, rtol=1e-4, atol=1e-4 * one.signal.max())
+
+
+def test_slices_refined_unlike_along_rows_and_columns_are_not_transposed():
+    assert len(engine.symmetries((10, 12), (20, 24))) == 8
+    assert len(engine.symmetries((10, 12), (20, 30))) == 4
+    assert len(engine.symmetries((4, 10, 12), (8, 20, 24))) == 8
+
+
+def test_the_ensemble_of_blocks_commutes_with_flips_and_the_mask_limits_the_work(small_dwi):
+    checkpoint = blocks_of(block=16, overlap=8, guidance=["mean_b0"])
     result = dsr.super_resolve(small_dwi, checkpoint, "2x2x2", **options(ensemble=True)).signal
     moved = replace(small_dwi, signal=small_dwi.signal[::-1, :, ::-1])
     flipped = dsr.super_resolve(moved, checkpoint, "2x2x2", **options(ensemble=True)).signal

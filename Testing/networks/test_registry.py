@@ -6,11 +6,13 @@ from torch import nn
 
 from DWISuperResLib import networks
 
-SMALL = {"sr_unet": {"width": 8, "blocks": [1, 1]}}
+SMALL = {"sr_unet": {"width": 8, "blocks": [1, 1]}, "recnn": {"dimensions": 2}, "srcnn": {"dimensions": 2}}
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["dncnn", "dynamic_unet", "residual", "sr_unet", "ssfd", "swin_unetr"])
+@pytest.mark.parametrize(
+    "architecture", ["dncnn", "dynamic_unet", "recnn", "residual", "sr_unet", "srcnn", "ssfd", "swin_unetr"]
+)
 def test_folding_keeps_the_output(architecture):
     torch.manual_seed(1)
     network = networks.build(architecture, **SMALL.get(architecture, {})).double().eval()
