@@ -23,7 +23,7 @@ class Evaluate(Writing):
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: tuple[str, ...] = option("networks", ("default",), metavar="NAME|FILE")
     methods: tuple[str, ...] | None = option(
-        "upsamplers, names with commas between them (default: all)", None,
+        "upsamplers, names with commas between them (default: all but lrtv and nmu, which iterate for minutes)", None,
         choices=upsamplers, parse=names_of(upsamplers),
     )  # fmt: skip
     distances: str | None = option(

@@ -87,13 +87,26 @@ def seed(text: str) -> int:
 
 def positive(text: str) -> float:
     """Parser of a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = _number(text)
     if not 0 < number < float("inf"):
         raise ValueError(f"{text!r} is no number above 0")
     return number
+
+
+def not_negative(text: str) -> float:
+    """Parser of a number from 0 on."""
+    number = _number(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{text!r} is no number from 0 on")
+    return number
+
+
+def _number(text: str) -> float:
+    """NaN, which no comparison holds for, where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def parse(command: type[Command], arguments: Sequence[str], prog: str, description: str) -> Command:

@@ -21,6 +21,7 @@ from .options import (
     map_options,
     maps,
     names_of,
+    not_negative,
     option,
     options_of,
     positive,
@@ -49,7 +50,9 @@ class Run(Writing):
     output: str = argument("NIfTI or NRRD")
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: str | None = option("network to use (default: default)", None, metavar="NAME|FILE")
-    method: str | None = option("interpolate instead of using a network", None, choices=upsamplers)
+    method: str | None = option(
+        "interpolate instead of using a network; lrtv and nmu iterate, up to minutes a volume", None, choices=upsamplers
+    )
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
@@ -76,7 +79,8 @@ class Run(Writing):
                 from ..resampling.upsamplers import interpolate
 
                 report.status(f"Interpolating by {method}")
-                result = interpolate(dwi, self.scale, method=method, axis=self.inference.axis)
+                axis, part = self.inference.axis, report.part(0, 0.95)
+                result = interpolate(dwi, self.scale, method=method, axis=axis, progress=part)
             else:
                 result, deviation, found = self._super_resolve(dwi, report)
                 facts |= found
@@ -204,7 +208,10 @@ class Degrade(Writing):
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     axis: str | None = option("slice axis, when the header misleads", None, metavar="i|j|k")
     degradation: str = option("what lowers the resolution", "kspace", choices=degradations)
-    fwhm: float | None = option("width of the gaussian degradation", None, metavar="MM", parse=positive)
+    fwhm: float | None = option(
+        "width of the gaussian degradation; slice thickness of the profile", None, metavar="MM", parse=positive
+    )
+    gap: float | None = option("between slices, of the profile degradation", None, metavar="MM", parse=not_negative)
     snr: float | None = option("add Rician noise at this signal-to-noise ratio", None, parse=positive)
     seed: int = option("of the noise", 0, parse=seed)
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
@@ -223,7 +230,7 @@ class Degrade(Writing):
             report.status("Lowering the resolution")
             low = degrade(
                 dwi, self.scale,
-                model=self.degradation, axis=self.axis, fwhm=self.fwhm, snr=self.snr, seed=self.seed,
+                model=self.degradation, axis=self.axis, fwhm=self.fwhm, gap=self.gap, snr=self.snr, seed=self.seed,
             )  # fmt: skip
             report.status(f"Writing {self.output}")
             write(self.output, low)

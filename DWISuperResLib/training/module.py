@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from ..dwi import DWI
 from ..errors import ProcessingError
 from ..losses import CompositeLoss
-from ..resampling.upsamplers import UPSAMPLERS
+from ..resampling.upsamplers import quick_upsamplers
 from .configuration import Configuration, Schedule
 from .images import figures
 from .monitors import monitors
@@ -147,7 +147,9 @@ class Training(lightning.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             case = self.trainer.datamodule.case(index)  # type: ignore[attr-defined]
             if index not in self._classical:
-                self._classical[index] = {method: score(case, classical(case, method))[0] for method in UPSAMPLERS}
+                self._classical[index] = {
+                    method: score(case, classical(case, method))[0] for method in quick_upsamplers()
+                }
             test = predict(self._forward, case, self.network.view, self.device)
             scores, differences = score(case, test)
             if self.config.validation.images and index == 0:
@@ -161,7 +163,7 @@ class Training(lightning.LightningModule):
             return self.network(shown, size)
 
     def on_validation_epoch_end(self) -> None:
-        count = 1 + len(UPSAMPLERS), len(monitors())
+        count = 1 + len(quick_upsamplers()), len(monitors())
         rows = torch.stack(self._rows) if self._rows else torch.full((1, *count), math.nan)
         self._rows.clear()
         known = ~torch.isnan(rows)
