@@ -28,8 +28,9 @@ class SRUNet(nn.Module):
 
     Parameters
     ----------
-    scales : sequence of int
-        In-plane factors served.
+    scales : sequence of int or pair of int
+        Factors served: one for both axes of an image, or a pair, for either order of rows and columns: [1, 2] refines
+        one axis of it, as images do that hold the slice axis.
     width : int
         Channels on the finest level; each level below has twice as many at half the resolution.
     blocks : sequence of int
@@ -49,7 +50,7 @@ class SRUNet(nn.Module):
 
     def __init__(
         self,
-        scales: Sequence[int] = (2, 3),
+        scales: Sequence[int | Sequence[int]] = (2, 3),
         width: int = 32,
         blocks: Sequence[int] = (1, 2, 3),
         neighbours: int = 1,
@@ -57,14 +58,18 @@ class SRUNet(nn.Module):
         band_limited: bool = True,
     ) -> None:
         super().__init__()
-        if not all(isinstance(n, int) and 0 < n <= 512 for n in (*scales, width, *blocks)) or not scales or not blocks:
+        pairs = [(s, s) if isinstance(s, int) else tuple(s) for s in scales]
+        numbers = [n for pair in pairs for n in pair] + [width, *blocks]
+        if not all(isinstance(n, int) and 0 < n <= 512 for n in numbers) or not scales or not blocks:
             raise InputError(
                 f"scales {scales}, width {width!r} and blocks {blocks} must be whole numbers from 1 to 512."
             )
+        if any(len(pair) != 2 or pair[0] > pair[1] for pair in pairs) or len(set(pairs)) < len(pairs):
+            raise InputError(f"scales are {scales}; expected numbers or ascending pairs of them, each once.")
         if width * 2 ** len(blocks) > 4096:
             raise InputError(f"width {width} on {len(blocks)} levels is over 4096 channels; take fewer.")
         self.view = SliceView(neighbours, tuple(guidance))
-        self.scales = tuple(scales)
+        self.scales: tuple[tuple[int, int], ...] = tuple((pair[0], pair[1]) for pair in pairs)
         self.band_limited = band_limited
         widths = [width * 2**level for level in range(len(blocks))]
         self.head = nn.Conv2d(self.view.channels, width, 3, padding=1)
@@ -73,7 +78,7 @@ class SRUNet(nn.Module):
         self.bottom = _stage(widths[-1], blocks[-1])
         self.up = nn.ModuleList(nn.Conv2d(coarse, 4 * fine, 1) for fine, coarse in pairwise(widths))
         self.decoder = nn.ModuleList(_stage(w, n) for w, n in zip(widths[:-1], blocks[:-1], strict=True))
-        self.tails = nn.ModuleDict({str(s): _SubPixel(width, s) for s in self.scales})
+        self.tails = nn.ModuleDict({_name(pair): _SubPixel(width, pair) for pair in self.scales})
 
     def forward(self, x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
         """Super-resolve normalised channels (B, C, H, W), channel 0 the slice, to (B, 1, *size).
@@ -82,7 +87,9 @@ class SRUNet(nn.Module):
         over a field of view may ask for.
         """
         height, width = x.shape[-2:]
-        scale = self._scale_for((height, width), size)
+        factors = self._factors_for((height, width), size)
+        if factors not in self.scales:
+            return self(x.mT, (size[1], size[0])).mT
         multiple = 2 ** len(self.down)
         padded = functional.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")
         features = self.head(padded)
@@ -94,21 +101,26 @@ class SRUNet(nn.Module):
         features = self.bottom(features)
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             features = stage(functional.pixel_shuffle(up(features), 2).add_(skips.pop()))
-        residual = resized(self.tails[str(scale)](features[..., :height, :width]).float(), size)
+        residual = resized(self.tails[_name(factors)](features[..., :height, :width]).float(), size)
         if self.band_limited:
             residual = beyond_band(residual, (height, width))
         return resized(x[:, :1], size) + residual
 
-    def _scale_for(self, shape: Sequence[int], size: Sequence[int]) -> int:
-        misses = {s: max(abs(m - s * n) for n, m in zip(shape, size, strict=True)) for s in self.scales}
+    def _factors_for(self, shape: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
+        """Those of rows and columns; in descending order where they are of a pair that is to be transposed."""
+        served = sorted({*self.scales, *((b, a) for a, b in self.scales)})
+        misses = {f: max(abs(m - s * n) / s for n, m, s in zip(shape, size, f, strict=True)) for f in served}
         best = min(misses, key=misses.__getitem__)
-        if misses[best] >= best:
-            served = ", ".join(map(str, self.scales))
+        if misses[best] >= 1:
             raise InputError(
-                f"The network makes images {served} times as large, but was asked for {tuple(size)} of {tuple(shape)} "
-                "pixels; choose one of its scales."
+                f"The network makes images {', '.join(map(_name, self.scales))} times as large, but was asked for "
+                f"{tuple(size)} of {tuple(shape)} pixels; choose one of its scales."
             )
         return best
+
+
+def _name(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f"{pair[0]}x{pair[1]}"
 
 
 def resized(images: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
@@ -156,13 +168,20 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
 class _SubPixel(nn.Module):
     """Features to the residual on the fine grid; the last convolution mixes sub-pixel phases, against grids."""
 
-    def __init__(self, width: int, scale: int, fine: int = 16) -> None:
+    def __init__(self, width: int, factors: tuple[int, int], fine: int = 16) -> None:
         super().__init__()
-        self.scale = scale
-        self.expand = nn.Conv2d(width, fine * scale**2, 3, padding=1)
+        self.factors, self.fine = factors, fine
+        self.expand = nn.Conv2d(width, fine * factors[0] * factors[1], 3, padding=1)
         self.last = nn.Conv2d(fine, 1, 3, padding=1)
         _start_at_zero(self.last)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        fine = functional.pixel_shuffle(self.expand(features), self.scale)
+        phases = self.expand(features)
+        rows, columns = self.factors
+        if rows == columns:
+            fine = functional.pixel_shuffle(phases, rows)
+        else:
+            count, _, height, width = phases.shape
+            fine = phases.view(count, self.fine, rows, columns, height, width).permute(0, 1, 4, 2, 5, 3)
+            fine = fine.reshape(count, self.fine, height * rows, width * columns)
         return self.last(functional.relu(fine, inplace=True))

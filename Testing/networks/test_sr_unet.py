@@ -59,3 +59,35 @@ def test_a_band_limited_network_leaves_the_measured_k_space_as_it_is(scale):
     free = networks.build("sr_unet", scales=[scale], width=4, blocks=[1, 1], band_limited=False)
     free.load_state_dict(network.state_dict())
     assert (free(low, [scale * n for n in low.shape[2:]])[:, 0].detach() - fine).abs().max() > 0.1
+
+
+def test_one_axis_alone_is_refined_in_either_order_by_the_same_head():
+    network = networks.build("sr_unet", scales=[2, [1, 3]], width=4, blocks=[1, 1])
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(parameter.numel()))
+    x = torch.rand(2, network.view.channels, 9, 12, generator=torch.Generator().manual_seed(0))
+    across = network(x, (9, 36))
+    assert across.shape == (2, 1, 9, 36)
+    assert torch.equal(network(x.mT.contiguous(), (36, 9)), across.mT)
+    low = x[:, 0].double()
+    kept = across[:, 0].detach().double() @ torch.from_numpy(operator(36, 12, "mirrored_sinc")).T
+    assert (kept - low).abs().max() < 1e-5
+    with pytest.raises(InputError, match="2, 1x3 times as large"):
+        network(x, (18, 36))
+
+
+def test_a_head_for_one_axis_interleaves_the_phases_of_that_axis():
+    network = networks.build("sr_unet", scales=[[1, 2]], width=2, blocks=[1], band_limited=False)
+    head = network.tails["1x2"]
+    torch.nn.init.zeros_(head.expand.weight)
+    head.expand.bias.data = torch.arange(32, dtype=torch.float32) % 2  # phases of one channel follow each other
+    torch.nn.init.zeros_(head.last.weight)
+    head.last.weight.data[0, 0, 1, 1] = 1
+    x = torch.zeros(1, network.view.channels, 3, 4)
+    assert network(x, (3, 8))[0, 0].tolist() == [[0, 1] * 4] * 3
+
+
+@pytest.mark.parametrize("scales", [[[2, 1]], [[1, 2, 3]], [2, [2, 2]], [[1, 2], [1, 2]], [[]]])
+def test_pairs_of_factors_ascend_and_come_once(scales):
+    with pytest.raises(InputError, match="scales"):
+        networks.build("sr_unet", scales=scales, width=4, blocks=[1])
