@@ -6,10 +6,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import MissingDependencyError
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
-from .options import Common, Writing, argument, degradations, names_of, option, positive, seed, upsamplers
+from .options import (
+    Common,
+    Writing,
+    argument,
+    degradations,
+    names_of,
+    needs_training_parts,
+    option,
+    positive,
+    seed,
+    upsamplers,
+)
 from .scans import SCALE_HELP, SCALES, read, read_mask, tell_slice_axis
 
 
@@ -112,9 +122,7 @@ class Train(Common):
         try:
             from ..training import load_configuration, train
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"Training needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
-            ) from error
+            raise needs_training_parts("Training", error) from error
         if self.scheduler:
             from .cohort.training_cache import copy_scans
 

@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..errors import InputError
+from ..errors import InputError, MissingDependencyError
 
 Command = TypeVar("Command")
 _NO_WRAPPING = "100000"
@@ -83,6 +83,20 @@ def seed(text: str) -> int:
     if not re.fullmatch(r"\d{1,18}", text):
         raise ValueError(f"{text!r} is no seed; expected a whole number from 0 on")
     return int(text)
+
+
+def count(text: str) -> int:
+    """Parser of a whole number from 1 on."""
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise ValueError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def needs_training_parts(what: str, error: ModuleNotFoundError) -> MissingDependencyError:
+    """What to say where a module that training needs is not installed."""
+    return MissingDependencyError(
+        f"{what} needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
+    )
 
 
 def positive(text: str) -> float:

@@ -16,11 +16,13 @@ from ..progress import Reporter
 from .options import (
     Writing,
     argument,
+    count,
     degradations,
     image_formats,
     map_options,
     maps,
     names_of,
+    needs_training_parts,
     not_negative,
     option,
     options_of,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..checkpoints import Checkpoint
     from ..dwi import DWI
 
 SCALES = "2|2.5|1x1x3|1.25mm"
@@ -56,6 +59,13 @@ class Run(Writing):
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
+    adapt: float | None = option(
+        "first train the network on the scan itself for so long: in-plane, or through-plane (1x1x3) where slices are "
+        "finer than they are thick", None, metavar="MINUTES", parse=positive,
+    )  # fmt: skip
+    adapt_steps: int | None = option(
+        "in place of minutes: so many steps, to repeat what --adapt did", None, metavar="N", parse=count
+    )
     uncertainty: str | None = option(
         "also write the voxelwise standard deviation over flips and rotations", None, metavar="FILE"
     )
@@ -98,12 +108,13 @@ class Run(Writing):
             for part in fields(self.inference)
             if part.name not in METHOD_OPTIONS and getattr(self.inference, part.name) != part.default
         ]
-        changed += [name for name in ("checkpoint", "uncertainty", "mask") if getattr(self, name)]
+        own = ("checkpoint", "adapt", "adapt_steps", "uncertainty", "mask")
+        changed += [name for name in own if getattr(self, name)]
         if changed:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
 
-    def _super_resolve(self, dwi: DWI, report: Reporter) -> tuple[DWI, NDArray[np.float32] | None, dict[str, list]]:
+    def _super_resolve(self, dwi: DWI, report: Reporter) -> tuple[DWI, NDArray[np.float32] | None, dict[str, Any]]:
         mask = read_mask(self.mask, dwi)
         report.status("Loading the network")
         from ..checkpoints import load_checkpoint
@@ -111,7 +122,12 @@ class Run(Writing):
         from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         checkpoint = load_checkpoint(self.checkpoint or "default")
-        options = {**asdict(self.inference), "mask": mask, "progress": report.part(0, 0.95)}
+        facts: dict[str, Any] = {}
+        begins = 0.0
+        if self.adapt is not None or self.adapt_steps is not None:
+            begins = 0.8
+            checkpoint, facts["adapted"] = self._adapted(dwi, checkpoint, report, begins)
+        options = {**asdict(self.inference), "mask": mask, "progress": report.part(begins, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)
@@ -119,7 +135,26 @@ class Run(Writing):
             result = super_resolve(dwi, checkpoint, self.scale, **options)
         report(0.95, "Checking the result")
         checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
-        return result, deviation, {"warnings": warnings, "checks": [asdict(check) for check in checks]}
+        return result, deviation, {**facts, "warnings": warnings, "checks": [asdict(check) for check in checks]}
+
+    def _adapted(
+        self, dwi: DWI, checkpoint: Checkpoint, report: Reporter, end: float
+    ) -> tuple[Checkpoint, dict[str, Any]]:
+        """The checkpoint, trained on the scan, and what was done."""
+        try:
+            from ..training.adapt import adapt
+        except ModuleNotFoundError as error:
+            raise needs_training_parts("--adapt", error) from error
+        adapted, told = adapt(
+            dwi, checkpoint, self.scale, minutes=self.adapt, steps=self.adapt_steps, axis=self.inference.axis,
+            device=self.inference.device, progress=report.part(0, end),
+        )  # fmt: skip
+        kept = f"step {told.kept} was best" if told.kept else "none was better than the start"
+        report.status(
+            f"Adapted in {told.steps} steps ({told.minutes:g} minutes), of which {kept}: error on slices held back "
+            f"{told.before:.4g} before, {told.after:.4g} after; --adapt-steps {told.steps} repeats it"
+        )
+        return adapted, asdict(told)
 
 
 @dataclass(frozen=True, kw_only=True)
