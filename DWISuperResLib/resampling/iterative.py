@@ -79,7 +79,7 @@ def low_rank_tv(
     low, span = float(volume.min()), float(np.ptp(volume))
     data = (volume - np.float32(low)) / np.float32(span or 1)
     down = degrading(data.shape, shape, model)
-    penalty = 10 * max(low_rank, total_variation, 1e-9)
+    penalty = 20 * max(low_rank, total_variation, 1e-9)
     consistent = _DataStep(data, down, penalty / _GRADIENT_OF_DATA)
     smooth = _spectrum(shape) + 4
     x = consistent.start()
