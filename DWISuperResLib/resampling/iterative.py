@@ -18,8 +18,12 @@ Volume = NDArray[np.float32]
 Step = Callable[[float], None]
 """Is told the share of the work that is done, after every iteration; what it raises ends the work."""
 
-_GRADIENT_OF_DATA = 2.0
-"""Of the data term |D S x - t|^2, along t - D S x."""
+PENALTY = 20.0
+"""Of ADMM, in units of the larger weight: with less the objective may rise at first, with more it falls slowly."""
+_STALLED = 1.2
+"""Less than this many times the change of the step before, and the filter's strength is halved."""
+_TURNS = 5
+"""Of the filter, at most, at one strength."""
 
 
 def low_rank_tv(
@@ -79,8 +83,8 @@ def low_rank_tv(
     low, span = float(volume.min()), float(np.ptp(volume))
     data = (volume - np.float32(low)) / np.float32(span or 1)
     down = degrading(data.shape, shape, model)
-    penalty = 20 * max(low_rank, total_variation, 1e-9)
-    consistent = _DataStep(data, down, penalty / _GRADIENT_OF_DATA)
+    penalty = PENALTY * max(low_rank, total_variation, 1e-9)
+    consistent = _DataStep(data, down, penalty / 2)
     smooth = _spectrum(shape) + 4
     x = consistent.start()
     watch(x)
@@ -211,12 +215,6 @@ def non_local_upsampling(
     return np.asarray(x * span + low, np.float32)
 
 
-_STALLED = 1.2
-"""Less than this many times the change of the step before, and the filter's strength is halved."""
-_TURNS = 5
-"""At most, at one strength."""
-
-
 def degrading(coarse: Sequence[int], fine: Sequence[int], model: str) -> dict[int, Matrix]:
     """Matrix of the degradation for each axis whose length changes.
 
@@ -262,14 +260,14 @@ def _applied(array: NDArray[np.float64], matrices: Mapping[int, Matrix]) -> NDAr
 
 def _shrink_singular_values(x: Volume, axis: int, threshold: float) -> Volume:
     """Soft threshold of the singular values of the unfolding along an axis, by the eigenvectors of its Gram matrix."""
-    unfolded = np.moveaxis(x, axis, 0).reshape(x.shape[axis], -1)
-    # Squares of singular values span twice the digits, which float32 lacks.
-    precise = unfolded.astype(np.float64)
-    squares, vectors = np.linalg.eigh(precise @ precise.T)
-    values = np.sqrt(np.maximum(squares, 0))
-    shares = np.maximum(1 - threshold / np.maximum(values, 1e-30), 0)
-    kept = ((vectors * shares) @ vectors.T).astype(np.float32) @ unfolded
-    return np.moveaxis(kept.reshape(np.moveaxis(x, axis, 0).shape), 0, axis)
+    # As a stack of matrices whose rows, for the last axis columns, are the axis: no copy is unfolded.
+    stack = x.reshape(1, x.shape[0], -1) if axis == 0 else x if axis == 1 else x.reshape(1, -1, x.shape[2])
+    turned = stack.swapaxes(1, 2)
+    gram = np.matmul(turned, stack) if axis == 2 else np.matmul(stack, turned)
+    squares, vectors = np.linalg.eigh(gram.sum(0, dtype=np.float64))
+    shares = np.maximum(1 - threshold / np.sqrt(np.maximum(squares, 1e-30)), 0)
+    kept = ((vectors * shares) @ vectors.T).astype(np.float32)
+    return (np.matmul(stack, kept) if axis == 2 else np.matmul(kept, stack)).reshape(x.shape)
 
 
 def gradient(x: Volume) -> Volume:

@@ -96,6 +96,20 @@ def test_degrade_and_interpolate_write_what_the_library_computes(scan, scan_file
     np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)
 
 
+def test_thick_slices_and_iterative_upsamplers_by_the_command_line(scan, scan_file, tmp_path, capfd):
+    thick, up = tmp_path / "thick.nii.gz", tmp_path / "up.nii.gz"
+    size = float(scan.voxel_sizes[2])
+    options = ["--scale", "1x1x2", "--degradation", "profile", "--fwhm", 1.5 * size, "--gap", 0.5 * size]
+    assert run("degrade", scan_file, thick, *options) == 0
+    expected = degrade(scan, "1x1x2", model="profile", fwhm=1.5 * size)
+    np.testing.assert_allclose(read_dwi(thick).signal, expected.signal, rtol=1e-5)
+    assert run("run", thick, up, "--scale", "1x1x2", "--method", "lrtv", "--progress", "json") == 0
+    fractions = [line["fraction"] for line in json_lines(capfd) if line["type"] == "progress"]
+    assert fractions == sorted(fractions)
+    restored = interpolate(expected, "1x1x2", method="lrtv").signal
+    np.testing.assert_allclose(read_dwi(up).signal, restored, atol=1e-4 * restored.max())
+
+
 def test_run_gives_what_the_engine_computes_with_the_same_options(scan, scan_file, checkpoint, tmp_path):
     from DWISuperResLib.inference.predict import super_resolve_with_uncertainty
 
