@@ -41,7 +41,7 @@ HELD_BACK = 5
 """Every so manieth slice of the brain is held back."""
 CHECKS = 10
 """How often the slices held back are looked at, the beginning not counted."""
-PATIENCE = 3
+PATIENCE = 5
 """So many checks without a better one end the training."""
 CHECKED = 8
 """Batches of the slices held back."""

@@ -80,7 +80,7 @@ def test_through_plane_lessons_are_slices_as_coarse_along_one_axis_as_they_are_t
 
 
 def test_a_scan_adapted_to_comes_nearer_to_the_truth_through_plane(fine, thick, checkpoint):
-    adapted, told = adapt(thick, checkpoint, "1x1x4", steps=60, device="cpu")
+    adapted, told = adapt(thick, checkpoint, "1x1x4", steps=100, device="cpu")
     assert told.after < told.before
     assert adapted.card.served_text == "1x1x4"
     assert adapted.card.degradation["model"] == "profile"
