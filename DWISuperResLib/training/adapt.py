@@ -280,13 +280,14 @@ class _Training:
         trial.network = copy.deepcopy(self.network)
         optimizer = trial._optimizer()
         trial._step(optimizer, 0, 0.5)
-        times = []
-        for work in (lambda: [trial._step(optimizer, n, 0.5) for n in range(TIMED)], trial._error):
-            begun = time.monotonic()
-            work()
-            times.append(time.monotonic() - begun)
-        left = seconds - TIMED * 2 * times[0] / TIMED - (CHECKS + 2) * times[1]
-        return max(CHECKS, int(left * TIMED / times[0]))
+        begun = time.monotonic()
+        for number in range(TIMED):
+            trial._step(optimizer, number, 0.5)
+        stepped = time.monotonic()
+        trial._error()
+        a_step, a_check = (stepped - begun) / TIMED, time.monotonic() - stepped
+        left = seconds - (TIMED + 1) * a_step - (CHECKS + 2) * a_check
+        return max(CHECKS, int(left / a_step))
 
     def __call__(
         self, steps: int, report: Callable[[float, str], None], cancelled: Callable[[], bool]
