@@ -32,8 +32,8 @@ def low_rank_tv(
     step: Step = lambda share: None,
     *,
     model: str = "kspace",
-    low_rank: float = 0.01,
-    total_variation: float = 0.01,
+    low_rank: float = 5e-4,
+    total_variation: float = 5e-4,
     iterations: int = 200,
     tolerance: float = 1e-4,
     watch: Callable[[Volume], None] = lambda estimate: None,
@@ -57,7 +57,8 @@ def low_rank_tv(
     model : str
         One of `degradation.DEGRADATIONS`, along every axis that becomes finer.
     low_rank, total_variation : float
-        Weights; 0.01 and 0.01 as the authors'. What the degradation keeps is smoothed the less, the smaller they are.
+        Weights. Of signal scaled to [0, 1], 0.01, which the authors give for theirs, blurs what was measured: scans in
+        vivo come back 1 to 2 dB worse than from sinc, with 0.0002 to 0.001 better by up to 1 dB.
     iterations : int
         At most.
     tolerance : float
@@ -120,8 +121,8 @@ def lrtv_objective(
     estimate: Volume,
     data: Volume,
     model: str = "kspace",
-    low_rank: float = 0.01,
-    total_variation: float = 0.01,
+    low_rank: float = 5e-4,
+    total_variation: float = 5e-4,
 ) -> float:
     """What `low_rank_tv` minimises, of volumes scaled to [0, 1].
 
@@ -130,7 +131,7 @@ def lrtv_objective(
     Of a constant, the rank's term alone is left: sqrt(4 * 4 * 2) * 0.01.
 
     >>> ones = np.ones((2, 2, 2), np.float32)
-    >>> round(lrtv_objective(np.ones((4, 4, 2), np.float32), ones), 4)
+    >>> round(lrtv_objective(np.ones((4, 4, 2), np.float32), ones, low_rank=0.01), 4)
     0.0566
     """
     missed = apply_operators(estimate, degrading(data.shape, estimate.shape, model)) - data
