@@ -151,7 +151,7 @@ class Run(Writing):
         )  # fmt: skip
         kept = f"step {told.kept} was best" if told.kept else "none was better than the start"
         report.status(
-            f"Adapted in {told.steps} steps ({told.minutes:g} minutes), of which {kept}: error on slices held back "
+            f"Adapted in {told.steps} steps ({told.minutes:g} minutes), of which {kept}: loss on slices held back "
             f"{told.before:.4g} before, {told.after:.4g} after; --adapt-steps {told.steps} repeats it"
         )
         return adapted, asdict(told)

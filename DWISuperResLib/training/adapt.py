@@ -28,12 +28,13 @@ from ..dwi import DWI
 from ..errors import Cancelled, InputError
 from ..inference.devices import resolve_device
 from ..losses import build_loss
+from ..microstructure.tensor import determines_tensor
 from ..networks import build
 from ..resampling.grid import in_plane_axes, slice_axis
 from ..resampling.scale import Scale, ScaleLike
 from .cache import Scan, copied_scan, copy_scan
 from .configuration import Configuration, Factors, validated
-from .module import MEMORY_FORMATS, WHITE, learning_rates
+from .module import MEMORY_FORMATS, Training, learning_rates
 from .patches import Batch, Batches
 from .run import start_from
 
@@ -52,7 +53,10 @@ FINE_TUNING, FRESH = 1e-4, 1e-3
 PULL = 1e-3
 """Share of the way back to where it started that a fine-tuned weight goes with every step at the full learning rate:
 L2-SP (Li et al. 2018, arXiv:1802.01483), decoupled from the gradient as weight decay is in AdamW."""
-WIDTH_OF_SHARED_PATCHES = 48
+PATCH = 48
+"""Edge in pixels of the finer grid."""
+TOGETHER = 12
+"""Volumes of a place that a loss across volumes compares: a b0 and eleven directions."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Adaptation:
         Step whose weights were kept; 0 where none was better than the start.
     seed : int
     before, after : float
-        Mean absolute error on the slices held back, of a volume's mean, at the start and of the weights kept.
+        Loss on the slices held back, at the start and of the weights kept.
     minutes : float
     """
 
@@ -155,12 +159,16 @@ def adapt(
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is to be learned: the factors as a card has them, the network's arguments, whether it served them before."""
+    """What is to be learned: the factors as a card has them, by which network, whether it served them before.
+
+    `together` is how many volumes the loss compares, None where it compares them one by one.
+    """
 
     factors: Factors
     architecture: str
     arguments: dict[str, Any]
     served: bool
+    together: int | None
     config: Configuration
 
     @property
@@ -188,6 +196,10 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
         # Neighbours lie a slice apart in training and a pixel apart when it is used; what a slice profile leaves is
         # not band-limited.
         arguments |= {"scales": [[1, whole]], "neighbours": 0, "band_limited": False}
+    # Of the loss that the network was trained with, what a scan can teach: signals, and the FA fitted to them.
+    weighted = np.count_nonzero(~dwi.is_b0)
+    fitted = 0 < weighted < dwi.n_volumes and determines_tensor(dwi.bvals, dwi.bvecs)
+    fa = [term for term in card.loss.get("terms", ()) if term.get("name") == "fa"] if fitted else []
     model = "profile" if factors[2] > 1 else str(card.degradation.get("model", "kspace"))
     config = validated(
         {
@@ -195,14 +207,15 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
             "seed": seed,
             "scales": [factors],
             "normalisation": card.normalisation,
-            "data": {"scans": ["the scan"], "patch": WIDTH_OF_SHARED_PATCHES, "patches": 8, "margin": 2, "brain": 1.0},
+            "data": {"scans": ["the scan"], "patch": PATCH, "patches": 1 if fa else 8, "margin": 2, "brain": 1.0},
+            "loss": [{"name": "charbonnier"}, *fa],
             # Slices touch, as far as a header tells.
             "degradation": {"models": {model: 1}, "fwhm": [1, 1]},
-            "augmentation": {"resample": [coarser, coarser]},
+            "augmentation": {"resample": [coarser, coarser], "contrast": [1, 1]},
             "schedule": {"learning_rate": FINE_TUNING if served else FRESH, "warmup": 0.1, "weight_decay": 0},
         },
     )
-    return _Plan(factors, architecture, arguments, bool(served), config)
+    return _Plan(factors, architecture, arguments, bool(served), TOGETHER if fa else None, config)
 
 
 def _coarser_in_plane(dwi: DWI, factor: float, slices: int) -> float:
@@ -238,7 +251,7 @@ def _lessons(scan: Scan, plan: _Plan) -> tuple[Batches, Batches]:
         raise InputError(f"The scan shows brain in {len(brain)} slices; an adaptation needs {HELD_BACK // 2 + 1}.")
     # Taken for the slice axis, an axis of the slices is coarsened as slices are.
     axes = in_plane_axes(scan.axis) if plan.through_plane else (scan.axis,)
-    still = {"intensity": (1, 1), "contrast": (1, 1), "flips": False, "rotations": False}
+    still = {"intensity": (1, 1), "flips": False, "rotations": False}
     unchanged = plan.config.augmentation.model_copy(update=still)
     configs = plan.config, plan.config.model_copy(update={"augmentation": unchanged})
     view: Any = build(plan.architecture, **plan.arguments).view
@@ -249,7 +262,7 @@ def _lessons(scan: Scan, plan: _Plan) -> tuple[Batches, Batches]:
     made = []
     for slices, config in zip((np.setdiff1d(brain, held), held), configs, strict=True):
         part = _Part(**{f.name: getattr(scan, f.name) for f in fields(Scan)}, slices=tuple(int(s) for s in slices))
-        made.append(Batches([replace(part, axis=axis) for axis in axes], view, config, None))
+        made.append(Batches([replace(part, axis=axis) for axis in axes], view, config, plan.together))
     return made[0], made[1]
 
 
@@ -271,7 +284,7 @@ class _Training:
         self.format = MEMORY_FORMATS[self.lessons.view.dimensions]
         # Batch norm keeps the statistics of the training: a scan is too little to measure them.
         self.network = network.to(device, memory_format=self.format).eval()
-        self.loss = build_loss([{"name": "charbonnier"}])
+        self.module = Training(plan.config, self.network, build_loss(plan.config.loss))
         self.start = copy.deepcopy(self.network.state_dict())
 
     def fitting_in(self, seconds: float) -> int:
@@ -292,7 +305,7 @@ class _Training:
     def __call__(
         self, steps: int, report: Callable[[float, str], None], cancelled: Callable[[], bool]
     ) -> tuple[float, float, int]:
-        """Error on the slices held back, before and after, and the step that was best."""
+        """Loss on the slices held back, before and after, and the step that was best."""
         optimizer = self._optimizer()
         before = best = self._error()
         kept, without = 0, 0
@@ -308,7 +321,7 @@ class _Training:
                 if error < best:
                     best, kept, without = error, n + 1, 0
                     best_weights = copy.deepcopy(self.network.state_dict())
-            report((n + 1) / steps, f"adapting to the scan: held-back error {best:.4g} ({before:.4g} at the start)")
+            report((n + 1) / steps, f"adapting to the scan: held-back loss {best:.4g} ({before:.4g} at the start)")
             if without == PATIENCE:
                 break
         self.network.load_state_dict(best_weights)
@@ -322,10 +335,8 @@ class _Training:
         rate = learning_rates(schedule, done, 1)[0][0]
         for group in optimizer.param_groups:
             group["lr"] = rate
-        prediction, target = self._compared(self.lessons[number])
         optimizer.zero_grad()
-        white = WHITE[self.plan.config.normalisation]
-        self.loss(prediction / white, target / white)[0].backward()
+        self._loss(self.lessons[number]).backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
         optimizer.step()
         if self.plan.served:
@@ -334,19 +345,20 @@ class _Training:
                     parameter.lerp_(self.start[name], PULL * rate / schedule.learning_rate)
 
     def _error(self) -> float:
-        """Mean absolute error on the slices held back, in network intensity: of a volume's mean."""
+        """Mean loss on the slices held back."""
         with torch.no_grad():
-            errors = [torch.sub(*self._compared(self.held[n])).abs().mean() for n in range(CHECKED)]
-        return float(torch.stack(errors).mean())
+            return float(torch.stack([self._loss(self.held[n]) for n in range(CHECKED)]).mean())
 
-    def _compared(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Prediction and target, without the border, where the network lacks context."""
+    def _loss(self, batch: Batch) -> torch.Tensor:
+        """Of a batch, without the border, where the network lacks context."""
         shown = batch["input"].to(self.device, memory_format=self.format)
         target = batch["target"].to(self.device)
         size = target.shape[2:]
         margins = [self.plan.config.data.margin * m // n for n, m in zip(shown.shape[2:], size, strict=True)]
         inside = (..., *(slice(margin, -margin) for margin in margins))
-        return self.network(shown, size).float()[inside], target[inside]
+        gains, offsets = (batch[name].to(self.device) for name in ("gains", "offsets"))
+        compared = {"target": target[inside], "gains": gains, "offsets": offsets, "gradients": batch["gradients"]}
+        return self.module.compare(self.network(shown, size).float()[inside], compared)[0]
 
 
 @contextmanager

@@ -106,7 +106,7 @@ class Training(lightning.LightningModule):
             inside = (..., *(slice(margin, -margin) for margin in margins))
             prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
         with torch.autocast(self.device.type, enabled=False) if self.loss.needs_float32 else nullcontext():
-            total, parts = self._compare(prediction, batch)
+            total, parts = self.compare(prediction, batch)
         self.log_dict(
             {f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True, batch_size=1
         )
@@ -118,7 +118,7 @@ class Training(lightning.LightningModule):
             )
         return total
 
-    def _compare(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss in units of WHITE; across volumes, in one unit for all volumes of a place."""
         white = WHITE[self.config.normalisation]
         if not self.loss.needs_gradients:
