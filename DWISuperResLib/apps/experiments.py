@@ -6,10 +6,20 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from ..errors import MissingDependencyError
 from ..inference.options import InferenceOptions
 from ..progress import Reporter
-from .options import Common, Writing, argument, degradations, names_of, option, positive, seed, upsamplers
+from .options import (
+    Common,
+    Writing,
+    argument,
+    degradations,
+    names_of,
+    needs_training_parts,
+    option,
+    positive,
+    seed,
+    upsamplers,
+)
 from .scans import GUIDE_HELP, SCALE_HELP, SCALES, UNCHECKED_HELP, read, read_guide, read_mask, tell_slice_axis
 
 
@@ -25,7 +35,7 @@ class Evaluate(Writing):
     guide: str | None = option(GUIDE_HELP, None, metavar="FILE")
     unchecked_guide: bool = option(UNCHECKED_HELP, False)
     methods: tuple[str, ...] | None = option(
-        "upsamplers, names with commas between them (default: all)", None,
+        "upsamplers, names with commas between them (default: all but lrtv and nmu, which iterate for minutes)", None,
         choices=upsamplers, parse=names_of(upsamplers),
     )  # fmt: skip
     distances: str | None = option(
@@ -115,9 +125,7 @@ class Train(Common):
         try:
             from ..training import load_configuration, train
         except ModuleNotFoundError as error:
-            raise MissingDependencyError(
-                f"Training needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
-            ) from error
+            raise needs_training_parts("Training", error) from error
         if self.scheduler:
             from .cohort.training_cache import copy_scans
 

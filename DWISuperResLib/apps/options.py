@@ -16,7 +16,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, 
 from types import NoneType, UnionType
 from typing import Annotated, Any, ClassVar, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from ..errors import InputError
+from ..errors import InputError, MissingDependencyError
 
 Command = TypeVar("Command")
 _NO_WRAPPING = "100000"
@@ -85,15 +85,42 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def count(text: str) -> int:
+    """Parser of a whole number from 1 on."""
+    if not re.fullmatch(r"0*[1-9]\d{0,8}", text):
+        raise ValueError(f"{text!r} is no whole number from 1 on")
+    return int(text)
+
+
+def needs_training_parts(what: str, error: ModuleNotFoundError) -> MissingDependencyError:
+    """What to say where a module that training needs is not installed."""
+    return MissingDependencyError(
+        f"{what} needs {error.name}, which is not installed; pip install 'dwi-superres[train]'."
+    )
+
+
 def positive(text: str) -> float:
     """Parser of a number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = 0.0
+    number = _number(text)
     if not 0 < number < float("inf"):
         raise ValueError(f"{text!r} is no number above 0")
     return number
+
+
+def not_negative(text: str) -> float:
+    """Parser of a number from 0 on."""
+    number = _number(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(f"{text!r} is no number from 0 on")
+    return number
+
+
+def _number(text: str) -> float:
+    """NaN, which no comparison holds for, where it is none."""
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
 
 
 def parse(command: type[Command], arguments: Sequence[str], prog: str, description: str) -> Command:

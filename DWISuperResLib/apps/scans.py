@@ -16,11 +16,14 @@ from ..progress import Reporter
 from .options import (
     Writing,
     argument,
+    count,
     degradations,
     image_formats,
     map_options,
     maps,
     names_of,
+    needs_training_parts,
+    not_negative,
     option,
     options_of,
     positive,
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from ..checkpoints import Checkpoint
     from ..dwi import DWI, Volume
 
 SCALES = "2|2.5|1x1x3|1.25mm"
@@ -51,12 +55,21 @@ class Run(Writing):
     output: str = argument("NIfTI or NRRD")
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     checkpoint: str | None = option("network to use (default: default)", None, metavar="NAME|FILE")
-    method: str | None = option("interpolate instead of using a network", None, choices=upsamplers)
+    method: str | None = option(
+        "interpolate instead of using a network; lrtv and nmu iterate, up to minutes a volume", None, choices=upsamplers
+    )
     guide: str | None = option(GUIDE_HELP, None, metavar="FILE")
     unchecked_guide: bool = option(UNCHECKED_HELP, False)
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
+    adapt: float | None = option(
+        "first train the network on the scan itself for so long: in-plane, or through-plane (1x1x3) where slices are "
+        "finer than they are thick", None, metavar="MINUTES", parse=positive,
+    )  # fmt: skip
+    adapt_steps: int | None = option(
+        "in place of minutes: so many steps, to repeat what --adapt did", None, metavar="N", parse=count
+    )
     uncertainty: str | None = option(
         "also write the voxelwise standard deviation over flips and rotations", None, metavar="FILE"
     )
@@ -85,7 +98,8 @@ class Run(Writing):
                 from ..resampling.upsamplers import interpolate
 
                 report.status(f"Interpolating by {method}")
-                result = interpolate(dwi, self.scale, method=method, axis=self.inference.axis)
+                axis, part = self.inference.axis, report.part(0, 0.95)
+                result = interpolate(dwi, self.scale, method=method, axis=axis, progress=part)
             else:
                 result, deviation, found = self._super_resolve(dwi, report)
                 facts |= found
@@ -103,16 +117,15 @@ class Run(Writing):
             for part in fields(self.inference)
             if part.name not in METHOD_OPTIONS and getattr(self.inference, part.name) != part.default
         ]
-        changed += [
-            name for name in ("checkpoint", "guide", "unchecked_guide", "uncertainty", "mask") if getattr(self, name)
-        ]
+        own = ("checkpoint", "guide", "unchecked_guide", "adapt", "adapt_steps", "uncertainty", "mask")
+        changed += [name for name in own if getattr(self, name)]
         if changed:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
 
     def _super_resolve(
         self, dwi: DWI | Volume, report: Reporter
-    ) -> tuple[DWI | Volume, NDArray[np.float32] | None, dict[str, list]]:
+    ) -> tuple[DWI | Volume, NDArray[np.float32] | None, dict[str, Any]]:
         mask = read_mask(self.mask, dwi)
         report.status("Loading the network")
         from ..checkpoints import load_checkpoint
@@ -120,8 +133,13 @@ class Run(Writing):
         from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         checkpoint = load_checkpoint(self.checkpoint or "default")
+        facts: dict[str, Any] = {}
+        begins = 0.0
+        if self.adapt is not None or self.adapt_steps is not None:
+            begins = 0.8
+            checkpoint, facts["adapted"] = self._adapted(dwi.series, checkpoint, report, begins)
         guide = read_guide(self.guide, self.unchecked_guide)
-        options = {**asdict(self.inference), **guide, "mask": mask, "progress": report.part(0, 0.95)}
+        options = {**asdict(self.inference), **guide, "mask": mask, "progress": report.part(begins, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)
@@ -129,7 +147,26 @@ class Run(Writing):
             result = super_resolve(dwi, checkpoint, self.scale, **options)
         report(0.95, "Checking the result")
         checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
-        return result, deviation, {"warnings": warnings, "checks": [asdict(check) for check in checks]}
+        return result, deviation, {**facts, "warnings": warnings, "checks": [asdict(check) for check in checks]}
+
+    def _adapted(
+        self, dwi: DWI, checkpoint: Checkpoint, report: Reporter, end: float
+    ) -> tuple[Checkpoint, dict[str, Any]]:
+        """The checkpoint, trained on the scan, and what was done."""
+        try:
+            from ..training.adapt import adapt
+        except ModuleNotFoundError as error:
+            raise needs_training_parts("--adapt", error) from error
+        adapted, told = adapt(
+            dwi, checkpoint, self.scale, minutes=self.adapt, steps=self.adapt_steps, axis=self.inference.axis,
+            device=self.inference.device, progress=report.part(0, end),
+        )  # fmt: skip
+        kept = f"step {told.kept} was best" if told.kept else "none was better than the start"
+        report.status(
+            f"Adapted in {told.steps} steps ({told.minutes:g} minutes), of which {kept}: loss on slices held back "
+            f"{told.before:.4g} before, {told.after:.4g} after; --adapt-steps {told.steps} repeats it"
+        )
+        return adapted, asdict(told)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +255,10 @@ class Degrade(Writing):
     scale: str = option(SCALE_HELP, "2", metavar=SCALES)
     axis: str | None = option("slice axis, when the header misleads", None, metavar="i|j|k")
     degradation: str = option("what lowers the resolution", "kspace", choices=degradations)
-    fwhm: float | None = option("width of the gaussian degradation", None, metavar="MM", parse=positive)
+    fwhm: float | None = option(
+        "width of the gaussian degradation; slice thickness of the profile", None, metavar="MM", parse=positive
+    )
+    gap: float | None = option("between slices, of the profile degradation", None, metavar="MM", parse=not_negative)
     snr: float | None = option("add Rician noise at this signal-to-noise ratio", None, parse=positive)
     seed: int = option("of the noise", 0, parse=seed)
     bval: str | None = option("b-values, when not beside the image", None, metavar="FILE")
@@ -242,7 +282,7 @@ class Degrade(Writing):
             report.status("Lowering the resolution")
             low = degrade(
                 dwi, self.scale,
-                model=self.degradation, axis=self.axis, fwhm=self.fwhm, snr=self.snr, seed=self.seed,
+                model=self.degradation, axis=self.axis, fwhm=self.fwhm, gap=self.gap, snr=self.snr, seed=self.seed,
             )  # fmt: skip
             report.status(f"Writing {self.output}")
             write(self.output, low)

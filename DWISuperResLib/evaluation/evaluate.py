@@ -26,7 +26,7 @@ from ..provenance import signal_hash, versions
 from ..resampling.degradation import degrade
 from ..resampling.grid import AXIS_NAMES, in_plane_axes, slice_axis
 from ..resampling.scale import Scale, ScaleLike
-from ..resampling.upsamplers import UPSAMPLERS, interpolate
+from ..resampling.upsamplers import interpolate, quick_upsamplers
 from . import scorer as scoring
 from .compare import Comparison
 from .scorer import Scorer, Scores, find_value, volume_groups
@@ -187,7 +187,7 @@ def evaluate(
     checkpoints : sequence of str or path
         Shipped names or files; may be empty.
     methods : sequence of str, optional
-        Classical interpolations; all of `UPSAMPLERS` by default.
+        Classical upsamplers, of `resampling.upsamplers.UPSAMPLERS`; by default all but the iterative ones.
     model, snr, seed
         Of the degradation, see `degradation.degrade`.
     guide, unchecked_guide
@@ -223,7 +223,7 @@ def evaluate(
     True
     """
     dwi = scan.series
-    methods = tuple(UPSAMPLERS) if methods is None else methods
+    methods = quick_upsamplers() if methods is None else methods
     inference = InferenceOptions(**options)
     axis = slice_axis(dwi, inference.axis)
     asked = Scale.parse(scale, dwi, axis, coarser=True)

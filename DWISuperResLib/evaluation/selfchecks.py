@@ -102,7 +102,7 @@ def self_checks(
     fine = _on_grid(mask, after.spatial_shape)
     noise = noise_level(before, mask)
     model = (card.degradation if card else {}).get("model", "kspace")
-    checks = [*_grid_checks(before, after, fine, axis), _consistency_check(before, after, mask, noise, model)]
+    checks = [*_grid_checks(before, after, fine, axis), _consistency_check(before, after, mask, noise, model, axis)]
     if card is not None:
         checks += _domain_checks(before, card, mask, noise, axis)
     if uncertainty is not None:
@@ -308,10 +308,10 @@ def _on_grid(mask: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]
     return mask[np.ix_(*nearest)]
 
 
-def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, model: str) -> Check:
+def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, model: str, axis: int) -> Check:
     volumes = _spread_volumes(low)
     part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
-    again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model)
+    again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model, axis=axis)
     difference = again.signal[mask] - low.signal[mask][:, volumes]
     value = _ratio(float(np.sqrt((difference.astype(np.float64) ** 2).mean())), noise)
     fired = not value <= CONSISTENCY_THRESHOLD

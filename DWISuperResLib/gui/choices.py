@@ -38,5 +38,6 @@ def degradations() -> list[tuple[str, str]]:
         "gaussian": _("Gaussian blur"),
         "area": _("Averaging of voxels"),
         "paper": _("Cubic interpolation (published method)"),
+        "profile": _("Thick slices (k-space truncation within them)"),
     }
     return [(labels.get(name, degradation.summary), name) for name, degradation in DEGRADATIONS.items()]

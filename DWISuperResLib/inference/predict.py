@@ -170,7 +170,7 @@ class _Run:
         kept = [a for a, factor in enumerate(self.scale.factors) if factor == 1]
         # Lowered in-plane, a scan may be coarser there than along its slices; the factors tell the plane.
         axis = kept[0] if options.axis is None and len(kept) == 1 else slice_axis(dwi, options.axis)
-        self.shape = self.scale.fine_shape(dwi.spatial_shape)
+        slices, self.shape = axis, self.scale.fine_shape(dwi.spatial_shape)
         card, shapes = loaded.card, (dwi.spatial_shape, self.shape)
         if card.task not in ("super-resolution", "denoising") or not card.serves(*shapes, axis):
             served = card.served_text or "none"
@@ -186,6 +186,7 @@ class _Run:
         if self.view.dimensions == 2:
             axis = _stacked_along(self.scale, axis)
         self.frame = Frame.of(dwi.affine, axis)
+        self.slices = self.frame.order.index(slices)
         self.low = self.frame.view(dwi.signal)
         self.fine = self.frame.along(self.shape)
         inside = self.frame.view(_predicted(dwi, axis, mask))
@@ -225,7 +226,8 @@ class _Run:
                     spreads.add(deviation, tile, volumes)
                 report(done, "super-resolving")
             if self.options.consistent and self.shape != dwi.spatial_shape:
-                project = Projection(self.low.shape[1:], self.fine, self.card.degradation, self.device)
+                coarse = self.low.shape[1:]
+                project = Projection(coarse, self.fine, self.card.degradation, self.slices, self.device)
                 canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
         return replace(dwi, signal=signal, affine=self.scale.refine(dwi.affine, dwi.spatial_shape)), spread
 

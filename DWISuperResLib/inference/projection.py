@@ -23,11 +23,18 @@ class Projection:
         Matrices of both grids.
     degradation : mapping
         A card's: its "model" is one of `resampling.degradation.DEGRADATIONS`; k-space truncation where it has none.
+    slices : int
+        Which of the axes is the slice axis.
     device : torch.device
     """
 
     def __init__(
-        self, coarse: Sequence[int], fine: Sequence[int], degradation: Mapping[str, object], device: torch.device
+        self,
+        coarse: Sequence[int],
+        fine: Sequence[int],
+        degradation: Mapping[str, object],
+        slices: int,
+        device: torch.device,
     ) -> None:
         model = DEGRADATIONS.find(str(degradation.get("model", "kspace")))
         self.device = device
@@ -35,7 +42,7 @@ class Projection:
         self.up: dict[int, torch.Tensor] = {}
         for axis, (n, m) in enumerate(zip(coarse, fine, strict=True)):
             if n != m:
-                matrix = model.matrix(int(m), int(n), None)
+                matrix = model.of_axis(axis == slices).matrix(int(m), int(n), None)
                 self.down[axis] = torch.tensor(matrix, dtype=torch.float32, device=device)
                 self.up[axis] = torch.tensor(np.linalg.pinv(matrix), dtype=torch.float32, device=device)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..registry import Registry
 from .grid import in_plane_axes, slice_axis
-from .operators import Matrix, gaussian, map_volumes, operator
+from .operators import Matrix, gaussian, map_volumes, operator, slice_profile
 from .scale import Scale, ScaleLike
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ class Degradation:
     matrix : callable (n_in, n_out, fwhm) -> array (n_out, n_in)
         `fwhm` in input samples, for models that have a width; None: their own default.
     has_width : bool
+    through_plane : bool
+        Whether it is of the slice axis alone; see `of_axis`.
 
     Examples
     --------
@@ -40,10 +42,23 @@ class Degradation:
     summary: str
     matrix: Callable[[int, int, float | None], Matrix]
     has_width: bool = False
+    through_plane: bool = False
+
+    def of_axis(self, across_slices: bool) -> Degradation:
+        """What lowers the resolution along the slice axis, or along an axis within the slices.
+
+        Examples
+        --------
+        >>> DEGRADATIONS["profile"].of_axis(across_slices=False) is DEGRADATIONS["kspace"]
+        True
+        """
+        return self if across_slices or not self.through_plane else DEGRADATIONS["kspace"]
 
 
 DEGRADATIONS: Registry[Degradation] = Registry("degradation")
 """Degradations by name."""
+_ROUNDED_DISTANCE = 0.1
+"""By which share thickness and gap may miss the distance of slices, which whole voxels over a field of view round."""
 
 
 def degrade(
@@ -53,6 +68,7 @@ def degrade(
     model: str = "kspace",
     axis: int | str | None = None,
     fwhm: float | Sequence[float] | None = None,
+    gap: float | None = None,
     snr: float | None = None,
     seed: int = 0,
 ) -> AnyScan:
@@ -68,12 +84,17 @@ def degrade(
     model : str
         One of `DEGRADATIONS`. "kspace" keeps the centre of k-space (a scanner with a smaller matrix); "gaussian"
         blurs; "area" averages; "paper" is cubic decimation without anti-aliasing, as Lohr & Werner 2026
-        (arXiv:2605.15895) made their data.
+        (arXiv:2605.15895) made their data; "profile" makes thicker slices, see `operators.slice_profile`, and within
+        them keeps the centre of k-space, each where the scale asks for it.
     axis : optional
         Slice axis, see `grid.slice_axis`.
     fwhm : float or three floats, optional
         For models with a width: full width at half maximum in mm, one for all axes that become coarser (in-plane
-        where none does), or one for each voxel axis (0: none). By default the low-resolution voxel size.
+        where none does), or one for each voxel axis (0: none). By default the low-resolution voxel size. For
+        "profile" one number, the slice thickness.
+    gap : float, optional
+        For "profile": what is left between slices, in mm. Thickness and gap make the distance of the slices, so one
+        of them is enough; by default the slices touch.
     snr : float, optional
         Add Rician noise to the result: its standard deviation is the mean b0 signal of the foreground divided by
         `snr` (Gudbjartsson & Patz 1995, doi:10.1002/mrm.1910340618).
@@ -88,7 +109,8 @@ def degrade(
     Raises
     ------
     InputError
-        For an unknown model, an impossible scale, a blur or an SNR that is not positive.
+        For an unknown model, an impossible scale, a blur or an SNR that is not positive; for slices whose thickness and
+        gap are not their distance.
 
     Examples
     --------
@@ -109,9 +131,14 @@ def degrade(
     if snr is not None and not snr > 0:
         raise InputError(f"The SNR is {snr!r}; expected a positive number.")
     shape = scale.coarse_shape(dwi.spatial_shape)
-    widths = _widths(dwi, shape, fwhm, axis)
+    if degradation.through_plane:
+        widths = _thickness(dwi, shape, fwhm, gap, axis)
+    elif gap is not None:
+        raise InputError(f"gap has no meaning for the degradation {model!r}; leave it out, or use profile.")
+    else:
+        widths = _widths(dwi, shape, fwhm, axis)
     operators = {
-        a: degradation.matrix(n, m, width or None)
+        a: degradation.of_axis(a == axis).matrix(n, m, width or None)
         for a, (n, m, width) in enumerate(zip(dwi.spatial_shape, shape, widths, strict=True))
         if n != m or width
     }
@@ -141,6 +168,32 @@ def _widths(dwi: DWI, shape: Sequence[int], fwhm: float | Sequence[float] | None
     return [width / float(size) for width, size in zip(wanted, dwi.voxel_sizes, strict=True)]
 
 
+def _thickness(
+    dwi: DWI, shape: Sequence[int], fwhm: float | Sequence[float] | None, gap: float | None, axis: int
+) -> list[float]:
+    """Slice thickness in input samples, along the slice axis."""
+    sample = float(dwi.voxel_sizes[axis])
+    distance = sample * dwi.spatial_shape[axis] / shape[axis]
+    if fwhm is not None and not isinstance(fwhm, int | float):
+        raise InputError(f"fwhm is {fwhm!r}; expected one number, the slice thickness in mm.")
+    if fwhm is None and gap is None:
+        return [0.0, 0.0, 0.0]
+    if gap is not None and shape[axis] == dwi.spatial_shape[axis]:
+        raise InputError(f"gap is {gap!r} mm, but the scale leaves the slices as they are; give one such as 1x1x2.")
+    if gap is not None and not 0 <= gap < distance:
+        raise InputError(f"gap is {gap!r} mm; expected 0 to less than the distance of the slices, {distance:.4g} mm.")
+    if fwhm is None:
+        return [(distance - (gap or 0.0)) / sample if a == axis else 0.0 for a in range(3)]
+    if not 0 < fwhm < np.inf:
+        raise InputError(f"fwhm is {fwhm!r}; expected a positive slice thickness in mm.")
+    if gap is not None and abs(fwhm + gap - distance) > _ROUNDED_DISTANCE * distance:
+        raise InputError(
+            f"Slices of {fwhm:g} mm with gaps of {gap:g} mm lie {fwhm + gap:.4g} mm apart, but the scale makes it "
+            f"{distance:.4g} mm; give one of the two, or the scale that fits."
+        )
+    return [fwhm / sample if a == axis else 0.0 for a in range(3)]
+
+
 def _of_kernel(kernel: str) -> Callable[[int, int, float | None], Matrix]:
     return lambda n_in, n_out, fwhm: operator(n_in, n_out, kernel)
 
@@ -153,6 +206,12 @@ DEGRADATIONS["gaussian"] = Degradation(
 )
 DEGRADATIONS["area"] = Degradation("the mean over the larger voxel", _of_kernel("area"))
 DEGRADATIONS["paper"] = Degradation("cubic decimation without anti-aliasing", _of_kernel("opencv_cubic"))
+DEGRADATIONS["profile"] = Degradation(
+    "thick slices of an excitation's profile, k-space truncation within them",
+    lambda n_in, n_out, fwhm: slice_profile(n_in, n_out, n_in / n_out if fwhm is None else fwhm),
+    has_width=True,
+    through_plane=True,
+)
 
 
 def rician(signal: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> NDArray[np.float32]:

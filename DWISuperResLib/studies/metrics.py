@@ -28,7 +28,7 @@ from ..metrics.grid_artefacts import grid_artefact_index
 from ..metrics.rank import RankCorrelation, rank_correlation, reader_agreement
 from ..resampling.degradation import degrade
 from ..resampling.grid import in_plane_axes
-from ..resampling.upsamplers import UPSAMPLERS
+from ..resampling.upsamplers import quick_upsamplers
 from .base import (
     STUDIES,
     Cancel,
@@ -234,7 +234,7 @@ def plan_versions(
         served = {c: read_card(c).name for c in checkpoints if scale in read_card(c).scales}
         for level in (None, *snr):
             suffix = "" if level is None else f" SNR {level:g}"
-            for method in UPSAMPLERS if level is None else ("linear", "sinc"):
+            for method in quick_upsamplers() if level is None else ("linear", "sinc"):
                 versions[f"x{scale} {method}{suffix}"] = _restored(scale, "kspace", level, seed, method=method)
             for checkpoint, name in served.items():
                 versions[f"x{scale} {name}{suffix}"] = _restored(scale, "kspace", level, seed, checkpoint=checkpoint)

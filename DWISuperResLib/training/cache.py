@@ -185,11 +185,16 @@ def open_scan(path: Path, cache: Path, normalisation: str, guides: str | Mapping
         cache.mkdir(parents=True, exist_ok=True)
         try:
             with io.output_directory(folder, wait=True) as temporary:
-                _write_copy(path, temporary, normalisation, guide)
+                _copy_file(path, temporary, normalisation, guide)
         except DWISuperResError:
             # Another process has written the same copy meanwhile.
             if not (folder / "scan.json").is_file():
                 raise
+    return copied_scan(folder, path, guide)
+
+
+def copied_scan(folder: Path, path: Path, guide: Path | None = None) -> Scan:
+    """The scan whose copy, with its guide, is in a folder, made of the file `path`; InputError if it is damaged."""
     try:
         facts = json.loads((folder / "scan.json").read_text(encoding="utf-8"))
         scan = Scan(
@@ -244,17 +249,35 @@ def _damaged(folder: Path, reason: Exception | str) -> InputError:
     return InputError(f"The cached copy {folder} is damaged ({reason}); delete that folder, it is made again.")
 
 
-def _write_copy(path: Path, folder: Path, kind: str, guide: Path | None) -> None:
-    dwi = io.read_scan(path).series
+def _copy_file(path: Path, folder: Path, kind: str, guide: Path | None) -> None:
+    try:
+        dwi = io.read_scan(path).series
+        copy_scan(dwi, folder, kind)
+    except InputError as error:
+        named = str(error) if str(path) in str(error) else f"{path}: {error}"
+        raise InputError(named) from error
+    if guide is not None:
+        try:
+            resliced = placed(io.read_volume(guide), dwi, dwi.spatial_shape)
+        except InputError as error:
+            raise InputError(f"{guide}, the guide of {path}: {error}") from error
+        np.save(folder / "guide.npy", np.asfortranarray(resliced))
+
+
+def copy_scan(dwi: DWI, folder: Path, kind: str, axis: int | None = None) -> None:
+    """Write what `copied_scan` reads into an empty folder; `kind` is the normalisation, `axis` the slice axis.
+
+    Raises
+    ------
+    InputError
+        If the scan shows no brain, or has no magnitudes.
+    """
     mask = brain_mask(dwi)
     if not mask.any():
-        raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")
-    try:
-        normalisation = Normalisation.measure(dwi.signal, kind)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
+        raise InputError("The scan shows no brain: its mask is empty; exclude this scan.")
+    normalisation = Normalisation.measure(dwi.signal, kind)
     facts = {
-        "axis": slice_axis(dwi),
+        "axis": slice_axis(dwi, axis),
         "bvals": dwi.bvals.tolist(),
         "bvecs": dwi.bvecs.tolist(),
         "affine": dwi.affine.tolist(),
@@ -271,12 +294,6 @@ def _write_copy(path: Path, folder: Path, kind: str, guide: Path | None) -> None
         for volume in np.moveaxis(dwi.signal, 3, 0):
             file.write(volume.astype(dtype).tobytes(order="F"))
     np.save(folder / "mask.npy", np.asfortranarray(mask))
-    if guide is not None:
-        try:
-            resliced = placed(io.read_volume(guide), dwi, dwi.spatial_shape)
-        except InputError as error:
-            raise InputError(f"{guide}, the guide of {path}: {error}") from error
-        np.save(folder / "guide.npy", np.asfortranarray(resliced))
     (folder / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
 
 

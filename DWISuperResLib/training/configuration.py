@@ -41,6 +41,7 @@ def _three_factors(value: Any) -> Any:
 
 _Factor = Annotated[float, Field(ge=1, le=MAX_FACTOR, allow_inf_nan=False)]
 Width = Annotated[float, Field(gt=0, le=10)]
+Gap = Annotated[float, Field(ge=0, le=0.9)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Gain = Annotated[float, Field(gt=0, le=100)]
 Exponent = Annotated[float, Field(gt=0, le=10)]
@@ -89,7 +90,12 @@ class Degradation(Section):
         default={"kspace": 1.0}, min_length=1, description="degradations and how often each is drawn"
     )
     fwhm: tuple[Width, Width] = Field(
-        default=(0.8, 1.2), description="width of the gaussian model, in low-resolution voxels"
+        default=(0.8, 1.2),
+        description="width of the gaussian model, in low-resolution voxels, and of the slice profile, in what the gap "
+        "leaves of one",
+    )
+    gap: tuple[Gap, Gap] = Field(
+        default=(0.0, 0.0), description="between slices, of the profile model, in low-resolution voxels"
     )
     noise: tuple[Percent, Percent] = Field(
         default=(0.0, 0.0), description="Rician noise, standard deviation in percent of the scan's b0 level"

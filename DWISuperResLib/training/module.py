@@ -18,7 +18,7 @@ from ..dwi import DWI
 from ..errors import ProcessingError
 from ..inference.memory import MEMORY_FORMATS
 from ..losses import CompositeLoss
-from ..resampling.upsamplers import UPSAMPLERS
+from ..resampling.upsamplers import quick_upsamplers
 from .configuration import Configuration, Schedule
 from .images import figures
 from .monitors import monitors
@@ -104,7 +104,7 @@ class Training(lightning.LightningModule):
             inside = (..., *(slice(margin, -margin) for margin in margins))
             prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
         with torch.autocast(self.device.type, enabled=False) if self.loss.needs_float32 else nullcontext():
-            total, parts = self._compare(prediction, batch)
+            total, parts = self.compare(prediction, batch)
         self.log_dict(
             {f"train/{name}": value for name, value in parts.items()}, on_step=False, on_epoch=True, batch_size=1
         )
@@ -116,7 +116,7 @@ class Training(lightning.LightningModule):
             )
         return total
 
-    def _compare(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+    def compare(self, prediction: Tensor, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss in units of WHITE; across volumes, in one unit for all volumes of a place."""
         white = WHITE[self.config.normalisation]
         if not self.loss.needs_gradients:
@@ -145,7 +145,9 @@ class Training(lightning.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             case = self.trainer.datamodule.case(index)  # type: ignore[attr-defined]
             if index not in self._classical:
-                self._classical[index] = {method: score(case, classical(case, method))[0] for method in UPSAMPLERS}
+                self._classical[index] = {
+                    method: score(case, classical(case, method))[0] for method in quick_upsamplers()
+                }
             test = predict(self._forward, case, self.network.view, self.device)
             scores, differences = score(case, test)
             if self.config.validation.images and index == 0:
@@ -159,7 +161,7 @@ class Training(lightning.LightningModule):
             return self.network(shown, size)
 
     def on_validation_epoch_end(self) -> None:
-        count = 1 + len(UPSAMPLERS), len(monitors())
+        count = 1 + len(quick_upsamplers()), len(monitors())
         rows = torch.stack(self._rows) if self._rows else torch.full((1, *count), math.nan)
         self._rows.clear()
         known = ~torch.isnan(rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ def make_network(config: Configuration) -> Any:
             )
         network.load_imagenet(wanted.imagenet)
     if wanted.start_from is not None:
-        start(network, wanted.start_from)
+        start_from(network, load_checkpoint(wanted.start_from).weights, wanted.start_from)
     network.eval()
     view = network.view
     if view.guide != (config.data.guide is not None):
@@ -182,9 +183,8 @@ def tried_factors(triple: Factors, dimensions: int) -> list[tuple[float, ...]]:
     return [(max(first, second), across), (across, max(first, second))]
 
 
-def start(network: nn.Module, name: str) -> None:
+def start_from(network: nn.Module, weights: Mapping[str, torch.Tensor], name: str) -> None:
     """Copy the weights of a checkpoint; what the network has beyond it (the head of a new scale) stays as it is."""
-    weights = load_checkpoint(name).weights
     own = network.state_dict()
     fitting = {key: value for key, value in weights.items() if key in own and own[key].shape == value.shape}
     if len(fitting) < len(own) / 2:

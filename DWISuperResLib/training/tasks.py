@@ -27,11 +27,17 @@ def reduce_resolution(
     models = list(drawn.models)
     chances = np.array([drawn.models[m] for m in models])
     model = DEGRADATIONS.find(models[rng.choice(len(models), p=chances / chances.sum())])
-    # In steps of a fiftieth, so that the operators are shared between slabs.
-    width = round(float(rng.uniform(*drawn.fwhm)) * 50) / 50 if model.has_width else None
+    width = float(rng.uniform(*drawn.fwhm)) if model.has_width else None
+    if width is not None:
+        share = 1 - float(rng.uniform(*drawn.gap)) if model.through_plane else 1.0
+        # In steps of a fiftieth, so that the operators are shared between slabs.
+        width = round(width * share * 50) / 50
+    axes = scan.frame.order[-len(factors) :]
     matrices = [
-        None if f == 1 else model.matrix(n, round(n / f), None if width is None else width * float(f))
-        for n, f in zip(slab.shape[-len(factors) :], factors, strict=True)
+        None
+        if f == 1
+        else model.of_axis(axis == scan.axis).matrix(n, round(n / f), None if width is None else width * float(f))
+        for n, f, axis in zip(slab.shape[-len(factors) :], factors, axes, strict=True)
     ]
     return add_noise(separable(slab, matrices), scan, factors, config, rng)
 

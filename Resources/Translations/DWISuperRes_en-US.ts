@@ -561,6 +561,10 @@
       <source>Cubic interpolation (published method)</source>
       <translation type="unfinished" />
     </message>
+    <message>
+      <source>Thick slices (k-space truncation within them)</source>
+      <translation type="unfinished" />
+    </message>
   </context>
   <context>
     <name>gui.compare_section</name>

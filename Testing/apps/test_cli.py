@@ -96,6 +96,20 @@ def test_degrade_and_interpolate_write_what_the_library_computes(scan, scan_file
     np.testing.assert_allclose(written.affine, scan.affine, atol=1e-5)
 
 
+def test_thick_slices_and_iterative_upsamplers_by_the_command_line(scan, scan_file, tmp_path, capfd):
+    thick, up = tmp_path / "thick.nii.gz", tmp_path / "up.nii.gz"
+    size = float(scan.voxel_sizes[2])
+    options = ["--scale", "1x1x2", "--degradation", "profile", "--fwhm", 1.5 * size, "--gap", 0.5 * size]
+    assert run("degrade", scan_file, thick, *options) == 0
+    expected = degrade(scan, "1x1x2", model="profile", fwhm=1.5 * size)
+    np.testing.assert_allclose(read_dwi(thick).signal, expected.signal, rtol=1e-5)
+    assert run("run", thick, up, "--scale", "1x1x2", "--method", "lrtv", "--progress", "json") == 0
+    fractions = [line["fraction"] for line in json_lines(capfd) if line["type"] == "progress"]
+    assert fractions == sorted(fractions)
+    restored = interpolate(expected, "1x1x2", method="lrtv").signal
+    np.testing.assert_allclose(read_dwi(up).signal, restored, atol=1e-4 * restored.max())
+
+
 def test_run_gives_what_the_engine_computes_with_the_same_options(scan, scan_file, checkpoint, tmp_path):
     from DWISuperResLib.inference.predict import super_resolve_with_uncertainty
 
@@ -288,6 +302,7 @@ def test_json_mode_reports_every_step_in_ascii(scan_file, checkpoint, tmp_path, 
         (["maps", "{scan}", "{tmp}/maps", "--qa-scale", "nan"], "QA scale"),
         (["degrade", "{scan}", "{tmp}/out.nii.gz", "--seed", "-1"], "'-1' is no seed"),
         (["degrade", "{scan}", "{tmp}/out.nii.gz", "--snr", "0"], "no number above 0"),
+        (["degrade", "{scan}", "{tmp}/out.nii.gz", "--gap", "-1"], "no number from 0 on"),
         (["degrade", "{scan}", "{tmp}/out.nii.gz", "--model", "area"], "--model"),
         (["run", "{tmp}/" + "x" * 300 + ".nii", "{tmp}/out.nii.gz", "--method", "sinc"], "File name too long"),
         (["run", "{scan}", "{tmp}/" + "x" * 300 + ".nii", "--method", "sinc"], "too long for this file system"),

@@ -14,6 +14,7 @@ from DWISuperResLib import networks
 from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import Cancelled, InputError, ProcessingError
 from DWISuperResLib.inference import predict as engine
+from DWISuperResLib.inference.projection import Projection
 from DWISuperResLib.networks.sr_unet import resized
 from DWISuperResLib.networks.views import BlockView, SliceView, Tile
 from DWISuperResLib.resampling import grid
@@ -148,6 +149,18 @@ def test_consistent_results_degrade_to_the_input(small_dwi, model):
     np.testing.assert_allclose(again.signal, small_dwi.signal, rtol=2e-4, atol=2e-4 * small_dwi.signal.max())
     free = dsr.degrade(dsr.super_resolve(small_dwi, checkpoint, 2, **options()), 2, model=model)
     assert np.abs(free.signal - small_dwi.signal).max() > 1
+
+
+def test_projection_takes_thick_slices_along_the_slice_axis_alone(small_dwi):
+    low = dsr.degrade(small_dwi, "2x1x2", model="profile", axis="k")
+    coarse, fine = low.spatial_shape, small_dwi.spatial_shape
+    project = Projection(coarse, fine, {"model": "profile"}, slices=2, device=torch.device("cpu"))
+    blank = np.zeros((*fine, 1), np.float32)
+    blank[..., 0] = project(blank[..., 0], low.signal[..., 3])
+    again = dsr.degrade(dsr.DWI(blank, small_dwi.affine, [0], np.zeros((1, 3))), "2x1x2", model="profile", axis="k")
+    np.testing.assert_allclose(again.signal[..., 0], low.signal[..., 3], rtol=1e-4)
+    turned = dsr.degrade(small_dwi, "2x1x2", model="profile", axis="i")
+    assert np.abs(turned.signal - low.signal).max() > 1
 
 
 def test_ensemble_commutes_with_flips_and_transposition(small_dwi):

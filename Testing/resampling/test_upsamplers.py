@@ -11,13 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from nibabel.affines import apply_affine
 from scipy import ndimage
+from scipy.signal import freqz, remez
 
 from DWISuperResLib.errors import Cancelled, InputError
 from DWISuperResLib.resampling import grid
 from DWISuperResLib.resampling.degradation import DEGRADATIONS, degrade
-from DWISuperResLib.resampling.operators import gaussian, operator
+from DWISuperResLib.resampling.operators import SLICE_EDGE, gaussian, operator, slice_profile
 from DWISuperResLib.resampling.scale import Scale
-from DWISuperResLib.resampling.upsamplers import UPSAMPLERS, interpolate
+from DWISuperResLib.resampling.upsamplers import interpolate, quick_upsamplers
 from Testing.conftest import oblique_affine, oracle
 
 FACTORS = st.fractions(1, 5, max_denominator=8)
@@ -48,7 +49,7 @@ def test_a_coarse_voxel_is_centred_on_the_fine_voxels_it_covers(turn, factor, ax
     np.testing.assert_allclose(apply_affine(fine, covered).mean(0), apply_affine(affine, (0, 0, 0)), atol=1e-9)
 
 
-@pytest.mark.parametrize("kernel", UPSAMPLERS)
+@pytest.mark.parametrize("kernel", quick_upsamplers())
 @pytest.mark.parametrize("model", DEGRADATIONS)
 @pytest.mark.parametrize(
     "lengths", [(240, 120), (360, 120), (480, 120), (600, 120), (300, 120), (241, 120), (363, 150)]
@@ -114,6 +115,77 @@ def test_gaussian_has_the_asked_width():
     centre = weights @ np.arange(n)
     assert centre == pytest.approx(10 * 3 + 1)
     assert np.sqrt(weights @ (np.arange(n) - centre) ** 2) == pytest.approx(fwhm / 2.3548, rel=1e-3)
+
+
+def half_maximum_width(values):
+    """By linear interpolation between samples, of a single peak."""
+    above = np.flatnonzero(values >= values.max() / 2)
+    first, last = above[0], above[-1]
+    left = first - (values[first] - values.max() / 2) / (values[first] - values[first - 1])
+    return last + (values[last] - values.max() / 2) / (values[last] - values[last + 1]) - left
+
+
+@pytest.mark.parametrize("edge", [0.0, 0.2, SLICE_EDGE])
+@pytest.mark.parametrize("fwhm", [14.0, 20.0, 25.5])
+def test_a_slice_profile_has_the_asked_width(fwhm, edge):
+    # Row 5 weights points by where they lie in the slice: the profile, a sample a twentieth of the slices' distance.
+    row = slice_profile(200, 10, fwhm, edge)[5]
+    assert half_maximum_width(row) == pytest.approx(fwhm, abs=0.6 if edge == 0 else 0.05)
+    assert row @ np.arange(200) == pytest.approx(5.5 * 20 - 0.5)
+
+
+@given(st.integers(1, 40), st.integers(1, 40))
+def test_a_box_profile_without_a_gap_is_the_mean_over_the_slice(n, more):
+    np.testing.assert_allclose(
+        slice_profile(n + more, n, (n + more) / n, 0.0), operator(n + more, n, "area"), atol=1e-9
+    )
+
+
+@given(st.integers(2, 40), st.integers(1, 40), st.floats(0, 0.9), st.integers(0, 2**31))
+def test_thick_slices_keep_a_constant_and_without_gaps_the_mean(coarse, more, gap, seed):
+    n = coarse + more
+    matrix = slice_profile(n, coarse, n / coarse * (1 - gap))
+    np.testing.assert_allclose(matrix @ np.ones(n), 1, atol=1e-9)
+    assert matrix.min() > -1e-12
+    image = np.random.default_rng(seed).normal(size=n)
+    assert (slice_profile(n, coarse, n / coarse) @ image).mean() == pytest.approx(image.mean(), abs=1e-9)
+
+
+@given(st.integers(2, 30), st.integers(1, 30), st.floats(0.3, 2.0), st.integers(0, 2**31))
+def test_slices_see_a_mirror_at_the_border(coarse, more, width, seed):
+    n, image = coarse + more, np.random.default_rng(seed).normal(size=coarse + more)
+    fwhm = width * n / coarse
+    mirrored = slice_profile(3 * n, 3 * coarse, fwhm) @ np.concatenate((image[::-1], image, image[::-1]))
+    np.testing.assert_allclose(slice_profile(n, coarse, fwhm) @ image, mirrored[coarse : 2 * coarse], atol=1e-9)
+
+
+def test_the_profiles_edge_is_that_of_an_optimal_linear_phase_pulse():
+    """At small flip angles the profile is the pulse's spectrum: Parks and McClellan's, of bandwidth 4 / duration."""
+    samples, product = 512, 4.0
+    band, width = product / samples, SLICE_EDGE * product / samples
+    pulse = remez(samples, [0, (band - width) / 2, (band + width) / 2, 0.5], [1, 0])
+    frequencies, spectrum = freqz(pulse, worN=np.linspace(0, 2 * band, 400), fs=1)
+    assert np.abs(np.abs(spectrum)[frequencies < (band - width) / 2] - 1).max() < 0.015
+    assert np.abs(spectrum)[frequencies > (band + width) / 2].max() < 0.015
+    ours = slice_profile(4000, 10, 200.0)[5, 2200:][:400] * 200  # half of it, 100 samples a half width
+    theirs = np.interp(np.arange(400) + 0.5, frequencies / band * 200, np.abs(spectrum))
+    assert np.abs(ours - theirs).max() < 0.07  # a box differs by 0.5
+
+
+def test_thickness_and_gap_make_the_distance_of_slices(small_dwi):
+    tall = replace(small_dwi, signal=np.repeat(small_dwi.signal, 3, axis=2))  # 12 slices of 2.5 mm
+    one, other, both = (
+        degrade(tall, "1x1x3", model="profile", **given).signal
+        for given in ({"fwhm": 6}, {"gap": 1.5}, {"fwhm": 6, "gap": 1.5})
+    )
+    np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(one, both)
+    assert not np.allclose(one, degrade(tall, "1x1x3", model="profile").signal)
+    in_plane = degrade(tall, "2x2x3", model="profile").signal
+    np.testing.assert_allclose(
+        in_plane, degrade(degrade(tall, 2), "1x1x3", model="profile", axis="k").signal, rtol=1e-4
+    )
+    np.testing.assert_array_equal(degrade(tall, 2, model="profile").signal, degrade(tall, 2).signal)
 
 
 @pytest.mark.parametrize("shape", [(12, 10, 4), (13, 11, 4), (5, 7, 3)])
@@ -235,6 +307,15 @@ def test_slice_axis_comes_from_spacing_then_acquisition_then_k(small_dwi):
         (lambda d: degrade(d, 2, model="blur"), "expected one of kspace, gaussian"),
         (lambda d: degrade(d, 2, fwhm=3.0), "fwhm has no meaning for the degradation 'kspace'"),
         (lambda d: degrade(d, 2, model="gaussian", fwhm=0.0), "expected a positive width"),
+        (lambda d: degrade(d, 2, gap=1.0), "gap has no meaning for the degradation 'kspace'"),
+        (lambda d: degrade(d, 2, model="profile", gap=1.0), "leaves the slices as they are"),
+        (lambda d: degrade(d, "1x1x2", model="profile", gap=5.0), "expected 0 to less than the distance"),
+        (lambda d: degrade(d, "1x1x2", model="profile", fwhm=-1.0), "expected a positive slice thickness"),
+        (lambda d: degrade(d, "1x1x2", model="profile", fwhm=(1, 1, 1)), "expected one number, the slice thickness"),
+        (
+            lambda d: degrade(d, "1x1x2", model="profile", fwhm=3, gap=0.5),
+            "lie 3.5 mm apart, but the scale makes it 5 mm",
+        ),
         (lambda d: degrade(d, 2, snr=-1), "SNR is -1; expected a positive number"),
         (lambda d: grid.slice_axis(d, "z"), "slice axis is 'z'; expected i, j or k"),
         (lambda d: grid.check_same_grid(d, interpolate(d, 2)), "same grid"),

@@ -135,6 +135,7 @@ def test_every_range_changes_the_batch(scan):
         ("degradation", {"models": {"gaussian": 1}}),
         ("degradation", {"models": {"area": 1}}),
         ("degradation", {"models": {"paper": 1}}),
+        ("degradation", {"models": {"gaussian": 1}, "fwhm": [2, 2]}),
         ("degradation", {"noise": [5, 5]}),
         ("augmentation", STILL | {"intensity": [2, 2]}),
         ("augmentation", STILL | {"contrast": [2, 2]}),
