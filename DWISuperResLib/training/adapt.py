@@ -125,8 +125,8 @@ def adapt(
     Raises
     ------
     InputError
-        If neither or both of `minutes` and `steps` are given, the checkpoint cannot start it or takes a guide, the scale refines slices
-        and their distance at once, or the slices are no finer than they would become.
+        If neither or both of `minutes` and `steps` are given, the checkpoint cannot start it or takes a guide, the
+        scale refines slices and their distance at once, or the slices are no finer than they would become.
     Cancelled
         If `cancel` said so.
 
