@@ -28,14 +28,19 @@ def read_image(path):
     return np.array(content["voxels"], np.float32), np.array(content["affine"])
 
 
-def write_image(voxels, affine, files, path, dtype):
+def write_image(voxels, affine, files, path, dtype, acquisition_axis=None, compress=True):
     content = {"voxels": np.asarray(voxels, float).tolist(), "affine": np.asarray(affine).tolist()}
     files[-1].write_text(json.dumps(content))
 
 
+def is_structural(path):
+    return not path.with_suffix(".table").is_file()
+
+
 @pytest.fixture
 def toy(monkeypatch):
-    monkeypatch.setitem(io.FORMATS, ".toy", io.Format(read_scan, read_image, write_scan, write_image, (".table",)))
+    kind = io.Format(read_scan, read_image, write_scan, write_image, is_structural, (".table",))
+    monkeypatch.setitem(io.FORMATS, ".toy", kind)
 
 
 @pytest.mark.usefixtures("toy")
@@ -45,6 +50,9 @@ def test_a_registered_format_is_read_and_written(small_dwi, tmp_path):
     assert_same_scan(small_dwi, io.read_dwi(tmp_path / "scan.toy"))
     io.write_image(small_dwi.signal[..., 0], small_dwi.affine, tmp_path / "map.toy")
     np.testing.assert_array_equal(io.read_image(tmp_path / "map.toy")[0], small_dwi.signal[..., 0])
+    io.write_volume(io.read_volume(tmp_path / "map.toy"), tmp_path / "t1.toy")
+    np.testing.assert_array_equal(io.read_scan(tmp_path / "t1.toy").image, small_dwi.signal[..., 0])
+    assert_same_scan(small_dwi, io.read_scan(tmp_path / "scan.toy"))
 
 
 @pytest.mark.usefixtures("toy")
