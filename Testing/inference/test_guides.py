@@ -179,9 +179,8 @@ def test_the_guide_of_the_session_passes_and_at_a_wrong_place_it_is_refused(pair
     (path,) = (shared_data / pair[0]).glob("*.nii.gz")
     dwi, guide = read_dwi(path), read_volume(shared_data / f"structural/{pair[1]}.nii.gz")
     check_place(guide, dwi)
-    for change in ({"shift": (0, -20, 0)}, {"turn": [[0, 1, 0], [1, 0, 0], [0, 0, 1]]}):
-        with pytest.raises(InputError, match="guide"):
-            check_place(moved(guide, **change), dwi)
+    with pytest.raises(InputError, match="guide"):
+        check_place(moved(guide, shift=(0, -20, 0)), dwi)
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
