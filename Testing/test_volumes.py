@@ -131,7 +131,7 @@ def test_it_is_super_resolved_with_every_option(head):
     assert "consistency" in names
     assert "ensemble spread of the signal" in names
     assert "FA" not in names
-    assert "without diffusion weighting" in next(check for check in checks if check.fired).name
+    assert any("without diffusion weighting" in check.name for check in checks if check.fired)
     assert all(np.isfinite(check.value) for check in checks)
 
 
@@ -150,20 +150,17 @@ def test_only_its_signal_is_evaluated(head, tmp_path):
     assert "FA" not in page.split("<h2>")[0]
 
 
-def test_the_command_line_takes_it(head_file, tmp_path, capsys):
+def test_the_command_line_takes_it(head_file, tmp_path, capfd):
     low, up, spread = (tmp_path / f"{name}.nii.gz" for name in ("low", "up", "spread"))
     assert main(["degrade", str(head_file), str(low), *QUIET]) == 0
     command = ["run", str(low), str(up), "--uncertainty", str(spread), "--device", "cpu", "--consistent"]
     assert main([*command, "--progress", "json"]) == 0
-    result = json.loads(capsys.readouterr().out.splitlines()[-1])
+    result = json.loads(capfd.readouterr().out.splitlines()[-1])
     assert any("diffusion weighting" in warning for warning in result["warnings"])
     for path in (low, up, spread):
         assert nib.load(path).ndim == 3
     assert not list(tmp_path.glob("*.bv*"))
-    assert (
-        main(["evaluate", str(head_file), str(tmp_path / "out"), "--methods", "sinc", "--distances", "lpips", *QUIET])
-        == 0
-    )
+    assert main(["evaluate", str(head_file), str(tmp_path / "out"), "--methods", "sinc", *QUIET]) == 0
     assert "image" in (tmp_path / "out/scores.tsv").read_text()
     assert main(["maps", str(head_file), str(tmp_path / "maps"), *QUIET]) == 2
-    assert "no b-values beside it" in capsys.readouterr().err
+    assert "no b-values beside it" in capfd.readouterr().err

@@ -179,9 +179,8 @@ def test_the_guide_of_the_session_passes_and_at_a_wrong_place_it_is_refused(pair
     (path,) = (shared_data / pair[0]).glob("*.nii.gz")
     dwi, guide = read_dwi(path), read_volume(shared_data / f"structural/{pair[1]}.nii.gz")
     check_place(guide, dwi)
-    for change in ({"shift": (0, -20, 0)}, {"turn": [[0, 1, 0], [1, 0, 0], [0, 0, 1]]}):
-        with pytest.raises(InputError, match="guide"):
-            check_place(moved(guide, **change), dwi)
+    with pytest.raises(InputError, match="guide"):
+        check_place(moved(guide, shift=(0, -20, 0)), dwi)
 
 
 @pytest.mark.parametrize("change", WRONG.values(), ids=WRONG.keys())
@@ -192,7 +191,7 @@ def test_wrong_places_of_a_real_guide_are_refused(change, shared_data):
         check_place(moved(guide, **change), dwi)
 
 
-def test_the_command_line_takes_a_guide(scan, guide, guided, tmp_path, capsys):
+def test_the_command_line_takes_a_guide(scan, guide, guided, tmp_path, capfd):
     dsr.write_dwi(scan, tmp_path / "scan.nii.gz")
     dsr.write_volume(guide, tmp_path / "t1.nii.gz")
     command = [
@@ -209,9 +208,9 @@ def test_the_command_line_takes_a_guide(scan, guide, guided, tmp_path, capsys):
     expected = dsr.super_resolve(scan, guided, 2, guide=guide, **CPU)
     np.testing.assert_allclose(read_dwi(tmp_path / "sr.nii.gz").signal, expected.signal, rtol=1e-4, atol=1e-2)
     assert main([*command, "--guide", str(tmp_path / "t1.nii.gz"), "--method", "sinc", "--overwrite", *quiet]) == 2
-    assert "--guide and --method exclude one another" in capsys.readouterr().err
+    assert "--guide and --method exclude one another" in capfd.readouterr().err
     assert (
         main([*command, "--guide", str(tmp_path / "scan.nii.gz"), "--checkpoint", str(guided), "--overwrite", *quiet])
         == 2
     )
-    assert "one volume" in capsys.readouterr().err
+    assert "one volume" in capfd.readouterr().err
