@@ -7,6 +7,7 @@ matter of training.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +67,9 @@ class _Convolutions(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """(B, C, *n) through all layers but the last, rectified."""
-        for convolution in self.layers[:-1]:
+        first, *others = self.layers[:-1]
+        x = functional.relu(_of_shifts(first, x), inplace=True)
+        for convolution in others:
             x = functional.relu(convolution(x), inplace=True)
         return x
 
@@ -164,6 +167,21 @@ class SRCNN(_Convolutions):
         # Without a residual, an answer in half precision would be rounded to eight bits.
         with torch.autocast(x.device.type, enabled=False):
             return self.layers[-1](features.to(self.layers[-1].weight.dtype))
+
+
+def _of_shifts(convolution: nn.Module, x: Tensor) -> Tensor:
+    """What a convolution makes of few channels (B, C, *n), by way of their shifts along the last axis as channels.
+
+    Libraries take channels by the dozen: in bf16 on a processor, 9³ voxels of a single one so cost a fifth of the time.
+    """
+    weight: Any = convolution.weight
+    edge, reach = weight.shape[-1], weight.shape[-1] // 2
+    shifts = functional.pad(x, (reach, reach)).unfold(-1, edge, 1).movedim(-1, 2).flatten(1, 2)
+    shifts = shifts.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)
+    convolve = functional.conv2d if x.ndim == 4 else functional.conv3d
+    padding = [*[reach] * (x.ndim - 3), 0]
+    weight = weight.movedim(-1, 2).flatten(1, 2).unsqueeze(-1).contiguous()
+    return convolve(shifts, weight, convolution.bias, padding=padding)
 
 
 def _view(

@@ -59,8 +59,9 @@ def test_blocks_are_compared_with_the_ceiling_and_with_plain_pytorch():
     assert all(result.ratios[0] > 0 for result in results)
 
 
-def test_plain_pytorch_computes_the_same():
-    network = blocks.network_of("recnn", {"layers": 3, "filters": 4}, torch.device("cpu"))
+@pytest.mark.parametrize("architecture", ["recnn", "srcnn"])
+def test_plain_pytorch_computes_the_same(architecture):
+    network = blocks.network_of(architecture, blocks.SMALL[architecture], torch.device("cpu"))
     x = torch.rand(2, 1, 8, 9, 10)
     torch.testing.assert_close(blocks.plain_of(network)(x), network(x, x.shape[2:]), rtol=1e-5, atol=1e-5)
 

@@ -60,6 +60,27 @@ def test_the_receptive_field_is_where_gradients_come_from(architecture, argument
     assert int(seen.sum()) == network.receptive_field**dimensions
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("guidance", [[], ["mean_b0", "mean_dwi"]])
+def test_the_layers_are_pytorchs_convolutions_padded_with_zeros(dimensions, guidance):
+    """However the first is computed: a Sequential of the same layers gives the same, values and gradients."""
+    arguments = {"kernels": [9, 1, 5], "filters": [4, 3], "dimensions": dimensions, "guidance": guidance}
+    network = networks.build("srcnn", **arguments).double()
+    for convolution in network.layers:
+        torch.nn.init.normal_(convolution.bias)
+    first, second, third = network.layers
+    plain = torch.nn.Sequential(first, torch.nn.ReLU(), second, torch.nn.ReLU(), third)
+    x = torch.rand(2, network.view.channels, *(11, 12, 10)[-dimensions:], dtype=torch.float64)
+    results = []
+    for forward in (lambda: network(x, x.shape[2:]), lambda: plain(x)):
+        network.zero_grad()
+        made = forward()
+        made.square().sum().backward()
+        results.append((made.detach(), first.weight.grad.clone(), third.bias.grad.clone()))
+    for ours, expected in zip(*results, strict=True):
+        torch.testing.assert_close(ours, expected)
+
+
 def test_initial_weights_are_msra_and_biases_zero():
     torch.manual_seed(0)
     network = networks.build("recnn", layers=3, filters=64)
