@@ -189,10 +189,10 @@ def non_local_upsampling(
     low, span = float(volume.min()), float(np.ptp(volume))
     data = (volume.astype(np.float64) - low) / (span or 1)
     means = degrading(data.shape, shape, "area")
-    inverse = {axis: np.linalg.pinv(matrix) for axis, matrix in means.items()}
+    inverse = {axis: np.asarray(np.linalg.pinv(matrix), np.float64) for axis, matrix in means.items()}
 
     def with_means(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return x + _applied(data - _applied(x, means), inverse)
+        return np.asarray(x + _applied(data - _applied(x, means), inverse))
 
     sizes = enumerate(zip(data.shape, shape, strict=True))
     x = with_means(_applied(data, {axis: operator(n, m, "bspline") for axis, (n, m) in sizes if n != m}))

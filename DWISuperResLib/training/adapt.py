@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -285,7 +285,7 @@ class _Training:
         self.lessons, self.held = lessons
         self.format = MEMORY_FORMATS[self.lessons.view.dimensions]
         # Batch norm keeps the statistics of the training: a scan is too little to measure them.
-        self.network = network.to(device, memory_format=self.format).eval()
+        self.network = network.to(device).to(memory_format=self.format).eval()
         self.module = Training(plan.config, self.network, build_loss(plan.config.loss))
         self.start = copy.deepcopy(self.network.state_dict())
 
@@ -377,8 +377,8 @@ def _card(plan: _Plan, card: Card, told: Adaptation, dwi: DWI, slices: int) -> C
     name = f"{card.name[:90]}, adapted"
     if not plan.through_plane:
         return replace(card, name=name, factors=(plan.factors,), training=training, sha256="")
-    sizes: Sequence[float] = dwi.voxel_sizes
-    planes, across = [float(sizes[a]) for a in in_plane_axes(slices)], float(sizes[slices])
+    sizes = [float(size) for size in dwi.voxel_sizes]
+    planes, across = [sizes[a] for a in in_plane_axes(slices)], sizes[slices]
     return replace(
         card, name=name, arguments=plan.arguments, factors=(plan.factors,), view={}, training=training, sha256="",
         degradation={"model": "profile", **plan.config.degradation.model_dump(mode="json")},

@@ -103,6 +103,7 @@ def test_thick_slices_and_iterative_upsamplers_by_the_command_line(scan, scan_fi
     assert run("degrade", scan_file, thick, *options) == 0
     expected = degrade(scan, "1x1x2", model="profile", fwhm=1.5 * size)
     np.testing.assert_allclose(read_dwi(thick).signal, expected.signal, rtol=1e-5)
+    capfd.readouterr()
     assert run("run", thick, up, "--scale", "1x1x2", "--method", "lrtv", "--progress", "json") == 0
     fractions = [line["fraction"] for line in json_lines(capfd) if line["type"] == "progress"]
     assert fractions == sorted(fractions)
