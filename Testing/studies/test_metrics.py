@@ -120,11 +120,11 @@ study.run(study.options(data={data[:1]!r}, output=Path({str(tmp_path)!r}), **sma
 
 
 def test_studies_are_found_by_name_with_typed_options():
-    assert list(STUDIES) == ["layers", "metrics", "untrained"]
+    assert {"layers", "metrics", "untrained", "guidance", "scales", "transfer"} == set(STUDIES)
     for study in STUDIES.values():
         flags = [field for field in dataclasses.fields(study.options) if "help" in field.metadata]
         assert {"data", "output", "seed"} <= {field.name for field in flags}
-    with pytest.raises(InputError, match="expected one of layers"):
+    with pytest.raises(InputError, match="expected one of guidance"):
         STUDIES.find("colours")
 
 
