@@ -217,6 +217,16 @@ def _read(header: Mapping[str, Any], end: int, path: Path, *, volumes: int) -> _
     return _Image(voxels, affine, signs, thick[0] if len(thick) == 1 else None)
 
 
+def _stored_type(header: Mapping[str, Any], path: Path) -> np.dtype:
+    code = next((code for code, names in TYPES.items() if header["type"] in names), None)
+    if code is None:
+        raise InputError(f"{path} has voxels of type '{header['type']}'; expected integers or real numbers.")
+    endian = header.get("endian", "little" if code[1] == "1" else "")
+    if endian not in ("little", "big"):
+        raise InputError(f"{path} has the byte order '{endian}'; expected little or big.")
+    return np.dtype(code).newbyteorder("<" if endian == "little" else ">")
+
+
 def _geometry(header: Mapping[str, Any], path: Path) -> tuple[tuple[int, ...], np.dtype, NDArray, NDArray]:
     """Sizes, stored type, signs of the world axes, direction of each axis (NaN where it is not of space)."""
     for field in ("type", "dimension", "sizes", "encoding", "space", "space directions"):
@@ -225,12 +235,7 @@ def _geometry(header: Mapping[str, Any], path: Path) -> tuple[tuple[int, ...], n
     space = header["space"].lower()
     if space not in SPACES:
         raise InputError(f"{path} is in the space '{header['space']}'; expected RAS, LPS or LAS.")
-    code = next((code for code, names in TYPES.items() if header["type"] in names), None)
-    if code is None:
-        raise InputError(f"{path} has voxels of type '{header['type']}'; expected integers or real numbers.")
-    endian = header.get("endian", "little" if code[1] == "1" else "")
-    if endian not in ("little", "big"):
-        raise InputError(f"{path} has the byte order '{endian}'; expected little or big.")
+    stored = _stored_type(header, path)
     shape = tuple(int(n) for n in header["sizes"])
     # pynrrd gives an axis without direction as NaN or as None, by its settings.
     vectors = [
@@ -242,7 +247,7 @@ def _geometry(header: Mapping[str, Any], path: Path) -> tuple[tuple[int, ...], n
         raise InputError(f"{path} has a space origin that is not three numbers; repair its header.")
     return (
         shape,
-        np.dtype(code).newbyteorder("<" if endian == "little" else ">"),
+        stored,
         np.array(SPACES[space]),
         np.array(vectors),
     )

@@ -96,25 +96,11 @@ def grid_artefact_index(
     """
     from scipy.stats import gamma
 
-    images = np.asarray(images)
-    images = images[None] if images.ndim == 2 else images
-    if images.ndim != 3 or not np.isfinite(images).all():
-        raise InputError(f"Images of shape {images.shape} given; expected finite values, slices (S, H, W).")
     if not periods or min(periods) < 2:
         raise InputError(f"The periods are {periods}; expected pixels, 2 or more.")
-    images, inside = _cut_to_mask(images, mask)
-    height, width = images.shape[1:]
-    measurable = [p for p in periods if min(height, width) >= _MIN_CYCLES * p]
-    size = [-(-n // math.lcm(*periods)) * math.lcm(*periods) for n in (height, width)]
-    chunks = []
-    for start in range(0, len(images), _CHUNK):
-        part = np.s_[start : start + _CHUNK]
-        spectra = _power(images[part], None if inside is None else inside[part], size)
-        if len(spectra):
-            chunks.append([_peaks(spectra, p) for p in measurable])
-    if not chunks:
-        raise NoSliceError("No slice is left: the mask covers too little or the images are constant.")
-
+    images, inside = _cut_to_mask(_slices(images), mask)
+    measurable = [p for p in periods if min(images.shape[1:]) >= _MIN_CYCLES * p]
+    chunks = _peaks_of_chunks(images, inside, periods, measurable)
     unknown = float("nan")
     excess, amplitude, threshold = (dict.fromkeys(periods, unknown) for _ in range(3))
     slices = sum(len(chunk[0][0]) for chunk in chunks) if measurable else 0
@@ -138,6 +124,30 @@ def grid_artefact_index(
         slices=slices,
         slice_excess_db=by_slice,
     )
+
+
+def _slices(images: ArrayLike) -> NDArray:
+    images = np.asarray(images)
+    images = images[None] if images.ndim == 2 else images
+    if images.ndim != 3 or not np.isfinite(images).all():
+        raise InputError(f"Images of shape {images.shape} given; expected finite values, slices (S, H, W).")
+    return images
+
+
+def _peaks_of_chunks(
+    images: NDArray, inside: NDArray | None, periods: tuple[int, ...], measurable: list[int]
+) -> list[list[tuple[NDArray, NDArray, NDArray]]]:
+    """`_peaks` of every period that can be measured, a few slices at a time."""
+    size = [-(-n // math.lcm(*periods)) * math.lcm(*periods) for n in images.shape[1:]]
+    chunks = []
+    for start in range(0, len(images), _CHUNK):
+        part = np.s_[start : start + _CHUNK]
+        spectra = _power(images[part], None if inside is None else inside[part], size)
+        if len(spectra):
+            chunks.append([_peaks(spectra, p) for p in measurable])
+    if not chunks:
+        raise NoSliceError("No slice is left: the mask covers too little or the images are constant.")
+    return chunks
 
 
 def _cut_to_mask(images: NDArray, mask: ArrayLike | None) -> tuple[NDArray, NDArray | None]:

@@ -24,22 +24,28 @@ def conclusions(rows: Sequence[dict[str, Any]], untrained_from: str | None) -> l
     for level in dict.fromkeys(row["snr"] for row in rows):
         here = {row["loss"]: row for row in rows if row["snr"] == level}
         name = _name(level)
-        gridded = [f"{loss} ({', '.join(_gridded(row))})" for loss, row in here.items() if _gridded(row)]
-        clean = [loss for loss, row in here.items() if not _gridded(row)]
-        found = "; ".join(gridded) or "no loss"
-        sentences.append(f"Scans {name}: grids with {found}; none with {', '.join(clean) or 'any'}.")
-        depths = [here[f]["DWI grid dB"] for f in FEATURES if f in here]
-        if len(depths) == len(FEATURES):
-            trend = ", ".join(f"{f} {d:.1f}" for f, d in zip(FEATURES, depths, strict=True))
-            sentences.append(
-                f"Largest excess in the DWI residual by depth, in dB: L1 {here['L1']['DWI grid dB']:.1f}, {trend}."
-            )
+        sentences += _of_grids(here, name)
         if known := [row for row in here.values() if math.isfinite(row["FA MAE"])]:
             best = min(known, key=lambda row: row["FA MAE"])
             sentences.append(f"Least FA error {name}: {best['loss']} ({best['FA MAE']:.4f}).")
     if untrained_from:
         sentences.append(
             f"Layers from {untrained_from} on are untrained: pretrained weights of deeper layers were not given."
+        )
+    return sentences
+
+
+def _of_grids(here: dict[str, dict[str, Any]], name: str) -> list[str]:
+    """Which losses draw grids at one noise level, and how that grows with depth."""
+    gridded = [f"{loss} ({', '.join(_gridded(row))})" for loss, row in here.items() if _gridded(row)]
+    clean = [loss for loss, row in here.items() if not _gridded(row)]
+    found = "; ".join(gridded) or "no loss"
+    sentences = [f"Scans {name}: grids with {found}; none with {', '.join(clean) or 'any'}."]
+    depths = [here[f]["DWI grid dB"] for f in FEATURES if f in here]
+    if len(depths) == len(FEATURES):
+        trend = ", ".join(f"{f} {d:.1f}" for f, d in zip(FEATURES, depths, strict=True))
+        sentences.append(
+            f"Largest excess in the DWI residual by depth, in dB: L1 {here['L1']['DWI grid dB']:.1f}, {trend}."
         )
     return sentences
 

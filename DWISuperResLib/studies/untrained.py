@@ -127,10 +127,7 @@ def run_untrained_study(
     ]
     # Numbers of the scans, in order, are the noise's seeds: every network is shown the same noise.
     shown = {(p, n): _noisy(case, p, options.seed + n) for p in options.noise for n, case in enumerate(cases)}
-    baseline: list[Row] = []
-    for percent in options.noise:
-        found = [row_of(case, case.scorer(shown[percent, n])) for n, case in enumerate(cases)]
-        baseline += [{"noise %": percent, "network": "none", "loss": "noisy", **row} for row in with_mean(found)]
+    baseline = _baseline(options, cases, shown)
 
     def score(run: Run, checkpoint: Path) -> list[Row]:
         from ..inference.predict import super_resolve
@@ -150,21 +147,33 @@ def run_untrained_study(
     report = output / "report.html"
     each = len(cases) + (len(cases) > 1)
     for rows in execute(runs, output, score, progress=progress, cancel=cancel):
-        everything = [*baseline, *rows]
-        write_table(everything, output / "scores.tsv")
-        averaged = [row for row in everything if row["scan"] == everything[-1]["scan"]]
         facts = {**asked, **planned, "runs done": f"{len(rows) // each} of {len(runs)}"}
-        sections = [
-            ("Scores by noise", [(_curves(averaged, network), network) for network in options.networks]),
-            (
-                "Pictures",
-                [(_pictures(images, p, options.networks), f"{cases[0].name}, {p:g} % noise") for p in options.noise],
-            ),
-        ]
-        write_page(
-            report, "Untrained perceptual loss for denoising", conclusions(averaged), sections, everything, facts
-        )
+        _publish(options, report, [*baseline, *rows], cases[0].name, facts)
     return report
+
+
+def _baseline(options: UntrainedOptions, cases: Sequence[Case], shown: Mapping[tuple[float, int], DWI]) -> list[Row]:
+    """Of the noisy scans as they are."""
+    rows: list[Row] = []
+    for percent in options.noise:
+        found = [row_of(case, case.scorer(shown[percent, n])) for n, case in enumerate(cases)]
+        rows += [{"noise %": percent, "network": "none", "loss": "noisy", **row} for row in with_mean(found)]
+    return rows
+
+
+def _publish(
+    options: UntrainedOptions, report: Path, rows: Sequence[Row], pictured: str, facts: Mapping[str, Any]
+) -> None:
+    """Table and page; `pictured` is the name of the scan in the pictures."""
+    folder = options.output / "images"
+    write_table(rows, options.output / "scores.tsv")
+    averaged = [row for row in rows if row["scan"] == rows[-1]["scan"]]
+    pictures = [(_pictures(folder, p, options.networks), f"{pictured}, {p:g} % noise") for p in options.noise]
+    sections = [
+        ("Scores by noise", [(_curves(averaged, network), network) for network in options.networks]),
+        ("Pictures", pictures),
+    ]
+    write_page(report, "Untrained perceptual loss for denoising", conclusions(averaged), sections, rows, facts)
 
 
 STUDIES.register("untrained")(
