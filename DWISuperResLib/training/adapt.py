@@ -27,6 +27,7 @@ from ..checkpoints import Card, Checkpoint
 from ..dwi import DWI
 from ..errors import Cancelled, InputError
 from ..inference.devices import resolve_device
+from ..inference.memory import MEMORY_FORMATS
 from ..losses import build_loss
 from ..microstructure.tensor import determines_tensor
 from ..networks import build
@@ -34,7 +35,7 @@ from ..resampling.grid import in_plane_axes, slice_axis
 from ..resampling.scale import Scale, ScaleLike
 from .cache import Scan, copied_scan, copy_scan
 from .configuration import Configuration, Factors, validated
-from .module import MEMORY_FORMATS, Training, learning_rates
+from .module import Training, learning_rates
 from .patches import Batch, Batches
 from .run import start_from
 
@@ -180,9 +181,10 @@ class _Plan:
 
 def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
     fine = scale.fine_shape(dwi.spatial_shape)
-    served = [f for f in card.factors if replace(card, factors=(f,)).serves(dwi.spatial_shape, fine, slices)]
+    served = card.serves(dwi.spatial_shape, fine, slices)
+    exactly = [f for f in card.factors if replace(card, factors=(f,)).serves(dwi.spatial_shape, fine, slices)]
     first, second = (float(scale.factors[a]) for a in in_plane_axes(slices))
-    factors: Factors = served[0] if served else (first, second, float(scale.factors[slices]))
+    factors: Factors = exactly[0] if exactly else (first, second, float(scale.factors[slices]))
     if factors[2] > 1 and max(factors[:2]) > 1:
         raise InputError(f"An adaptation refines slices or their distance, the scale {scale} both; run one by one.")
     architecture, arguments, coarser = card.architecture, dict(card.arguments), 1.0
@@ -217,7 +219,7 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
             "schedule": {"learning_rate": FINE_TUNING if served else FRESH, "warmup": 0.1, "weight_decay": 0},
         },
     )
-    return _Plan(factors, architecture, arguments, bool(served), TOGETHER if fa else None, config)
+    return _Plan(factors, architecture, arguments, served, TOGETHER if fa else None, config)
 
 
 def _coarser_in_plane(dwi: DWI, factor: float, slices: int) -> float:

@@ -163,6 +163,18 @@ def test_what_cannot_be_adapted_is_refused_in_one_sentence(thick, checkpoint, sc
         adapt(thick, checkpoint, scale, device="cpu", **budget)
 
 
+def test_a_network_that_serves_a_range_is_adapted_to_a_factor_within(fine):
+    network = networks.build("recnn", layers=2, filters=4, dimensions=2)
+    arguments, factors = {"layers": 2, "filters": 4, "dimensions": 2}, ((2, 2, 1), (3, 3, 1))
+    card = Card("free", "recnn", arguments, factors, view=network.view.describe())
+    low = dsr.degrade(fine, 2.5, axis="k")
+    adapted, told = adapt(low, Checkpoint(card, network.state_dict()), 2.5, steps=10, axis="k", device="cpu")
+    assert adapted.card.factors == ((2.5, 2.5, 1),)
+    assert told.after < told.before
+    back = Scale.between(low.spatial_shape, fine.spatial_shape)
+    assert dsr.super_resolve(low, adapted, back, device="cpu", axis="k").spatial_shape == fine.spatial_shape
+
+
 def test_other_networks_get_no_new_factors(thick, checkpoint):
     other = replace(checkpoint, card=replace(checkpoint.card, architecture="dynamic_unet", arguments={}))
     with pytest.raises(InputError, match="of an sr_unet alone"):
