@@ -74,11 +74,13 @@ def volume_from_node(node: Any, scan: Any) -> Volume:
     """
     array = _array(node)
     if array.shape[3] != 1:
-        raise InputError(f"{node.GetName()} has {array.shape[3]} components; choose a volume of one, such as a T1w.")
+        text = _("{volume} has {n} components; choose a volume of one, such as a T1w.")
+        raise InputError(text.format(volume=node.GetName(), n=array.shape[3]))
     between = vtk.vtkMatrix4x4()
     transforms = node.GetParentTransformNode(), scan.GetParentTransformNode()
     if not slicer.vtkMRMLTransformNode.GetMatrixTransformBetweenNodes(*transforms, between):
-        raise InputError(f"The transform of {node.GetName()} is not linear; harden it, and choose the result.")
+        text = _("The transform of {volume} is not linear; harden it, and choose the result.")
+        raise InputError(text.format(volume=node.GetName()))
     return Volume(array[..., 0].transpose(2, 1, 0), slicer.util.arrayFromVTKMatrix(between) @ ijk_to_ras(node))
 
 

@@ -1181,6 +1181,14 @@
   <context>
     <name>mrml.volumes</name>
     <message>
+      <source>{volume} has {n} components; choose a volume of one, such as a T1w.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>The transform of {volume} is not linear; harden it, and choose the result.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>{scan} has {n} volumes, and Slicer's NRRD files keep a gradient table only from {fewest} volumes on; use the command line dwi-superres for so short a scan.</source>
       <translation type="unfinished" />
     </message>
