@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 SCALES = "2|2.5|1x1x3|1.25mm"
 SCALE_HELP = "in-plane factor up to 5, a factor for each voxel axis, or a voxel size"
-METHOD_OPTIONS = {"axis"}
+METHOD_OPTIONS = {"axis", "native"}
 """Inference options that interpolation has, too."""
 
 
@@ -68,17 +68,23 @@ class Run(Writing):
             self._refuse_network_options()
         outputs = [path for path in (self.uncertainty, self.output) if path is not None]
         with scan_outputs(outputs, overwrite=self.overwrite, compress=not self.uncompressed) as write:
-            dwi = read(self.input, report, self.bval, self.bvec)
-            tell_slice_axis(dwi, self.inference.axis, report)
+            given = read(self.input, report, self.bval, self.bvec)
+            tell_slice_axis(given, self.inference.axis, report)
+            mask = read_mask(self.mask, given)
+            from ..inference.native import at_native
+
+            dwi, inference, mask = at_native(given, self.inference, mask)
+            if dwi is not given:
+                report.status(f"Native resolution: {grid_text(given)} -> {grid_text(dwi)}")
             facts: dict[str, Any] = {"output": self.output}
             deviation = None
             if method:
                 from ..resampling.upsamplers import interpolate
 
                 report.status(f"Interpolating by {method}")
-                result = interpolate(dwi, self.scale, method=method, axis=self.inference.axis)
+                result = interpolate(dwi, self.scale, method=method, axis=inference.axis)
             else:
-                result, deviation, found = self._super_resolve(dwi, report)
+                result, deviation, found = self._super_resolve(dwi, inference, mask, report)
                 facts |= found
             report.status(f"Writing {self.output}")
             if deviation is not None:
@@ -86,7 +92,7 @@ class Run(Writing):
                 facts["uncertainty"] = self.uncertainty
             write(self.output, result)
         report(1.0, "Done")
-        report.result(f"Wrote {self.output}: {grid_text(dwi)} -> {grid_text(result)}", **facts)
+        report.result(f"Wrote {self.output}: {grid_text(given)} -> {grid_text(result)}", **facts)
 
     def _refuse_network_options(self) -> None:
         changed = [
@@ -99,22 +105,23 @@ class Run(Writing):
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in changed)
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
 
-    def _super_resolve(self, dwi: DWI, report: Reporter) -> tuple[DWI, NDArray[np.float32] | None, dict[str, list]]:
-        mask = read_mask(self.mask, dwi)
+    def _super_resolve(
+        self, dwi: DWI, inference: InferenceOptions, mask: NDArray[np.bool_] | None, report: Reporter
+    ) -> tuple[DWI, NDArray[np.float32] | None, dict[str, list]]:
         report.status("Loading the network")
         from ..checkpoints import load_checkpoint
         from ..evaluation.selfchecks import checks_and_warnings
         from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
         checkpoint = load_checkpoint(self.checkpoint or "default")
-        options = {**asdict(self.inference), "mask": mask, "progress": report.part(0, 0.95)}
+        options = {**asdict(inference), "mask": mask, "progress": report.part(0, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)
         else:
             result = super_resolve(dwi, checkpoint, self.scale, **options)
         report(0.95, "Checking the result")
-        checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
+        checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, inference.axis)
         return result, deviation, {"warnings": warnings, "checks": [asdict(check) for check in checks]}
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..dwi import DWI
 from ..errors import Cancelled, InputError
+from ..inference.native import at_native
 from ..inference.options import InferenceOptions
 from ..metrics import residual_spectrum
 from ..provenance import signal_hash, versions
@@ -30,7 +31,7 @@ from ..resampling.upsamplers import UPSAMPLERS, interpolate
 from . import scorer as scoring
 from .compare import Comparison
 from .scorer import Scorer, Scores, find_value, volume_groups
-from .selfchecks import Check, self_checks
+from .selfchecks import Check, native_checks, self_checks
 
 if TYPE_CHECKING:
     from ..metrics.deep import DeepDistance
@@ -90,7 +91,7 @@ class Evaluation:
     scores : list of dict
         Rows with the keys `COLUMNS`.
     checks : dict of list of Check
-        Self-checks of every checkpoint's result, by candidate.
+        Self-checks of the reference that was degraded and of every checkpoint's result, by candidate.
     """
 
     conditions: dict[str, Any]
@@ -194,7 +195,8 @@ def evaluate(
     keep : callable (kind, DWI), optional
         Is handed each scan on the reference's grid before it is dropped, with its kind ("interpolation", "checkpoint").
     **options
-        Fields of `inference.options.InferenceOptions`; `axis` also of the degradation.
+        Fields of `inference.options.InferenceOptions`; `axis` also of the degradation. With `native` the reference is
+        taken down to the matrix that it holds first: a detail that it lacks is no reference.
 
     Raises
     ------
@@ -212,7 +214,7 @@ def evaluate(
     True
     """
     methods = tuple(UPSAMPLERS) if methods is None else methods
-    inference = InferenceOptions(**options)
+    dwi, inference, mask = at_native(dwi, InferenceOptions(**options), mask)
     axis = slice_axis(dwi, inference.axis)
     asked = Scale.parse(scale, dwi, axis, coarser=True)
     if max(asked.factors) == 1 or not (methods or checkpoints):
@@ -228,7 +230,7 @@ def evaluate(
     started = time.perf_counter()
     total = len(methods) + len(checkpoints)
     found: list[tuple[Candidate, list[dict[str, Any]]]] = []
-    checks: dict[str, list[Check]] = {}
+    checks = {scorer.name: native_checks(dwi)}
     trained_on: dict[str, str] = {}
 
     def report(part: float, message: str) -> None:
@@ -263,8 +265,9 @@ def evaluate(
     degradation = {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)}
     conditions: dict[str, Any] = {"task": "degrade and compare", "scale": str(scale), "degradation": degradation}
     conditions["factors along the voxel axes"] = str(asked)
+    conditions["reference at native resolution"] = bool(options.get("native"))
     if checkpoints:
-        conditions |= {name: value for name, value in asdict(inference).items() if name != "axis"}
+        conditions |= {name: value for name, value in asdict(inference).items() if name not in ("axis", "native")}
         conditions["trained on"] = trained_on
     conditions["region"] = "brain mask of the reference" if mask is None else "given mask"
     conditions["seconds"] = round(time.perf_counter() - started, 1)

@@ -81,8 +81,9 @@ def write_report(
 
 
 def _all_checks(evaluation: Evaluation, checks: Sequence[Check]) -> list[Check]:
-    """Those given, and those of the evaluation's checkpoints, which are named where there are several."""
-    prefixes = {name: f"{name}: " if len(evaluation.checks) > 1 else "" for name in evaluation.checks}
+    """Those given, those of the reference, and those of the checkpoints, which are named where there are several."""
+    networks = set(evaluation.checks) - {evaluation.reference.name}
+    prefixes = {name: f"{name}: " if len(networks) > 1 and name in networks else "" for name in evaluation.checks}
     own = [replace(c, name=prefixes[name] + c.name) for name, found in evaluation.checks.items() for c in found]
     return [*checks, *own]
 
