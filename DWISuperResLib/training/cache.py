@@ -21,6 +21,7 @@ from ..io.cohort import divide
 from ..microstructure import brain_mask
 from ..networks.views import Normalisation
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
+from ..resampling.native import measure_support, to_native
 from ..resampling.scale import Scale
 from .configuration import Configuration, Data
 
@@ -47,6 +48,10 @@ class Scan:
     normalisation : Normalisation
     level : float
         Mean signal of the b0 volumes (of all volumes where there is none) in the brain.
+    remark : str
+        What was found to be wrong with its resolution: a sentence, or nothing.
+    is_reference : bool
+        Whether it shows what a network should make: not where it was resampled at an angle.
     """
 
     path: Path
@@ -58,6 +63,8 @@ class Scan:
     affine: NDArray[np.float64]
     normalisation: Normalisation
     level: float
+    remark: str = ""
+    is_reference: bool = True
 
     # Opened on first use in each process: a memory map sent to a worker would be copied.
     @cached_property
@@ -158,22 +165,25 @@ def divided(config: Configuration) -> tuple[list[Path], list[Path]]:
     return divide(data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed)
 
 
-def open_scan(path: Path, cache: Path, normalisation: str) -> Scan:
+def open_scan(path: Path, cache: Path, normalisation: str, native: bool = False) -> Scan:
     """Memory-map a scan as acquired, writing the copy first if it is not in `cache`.
+
+    With `native` its resolution is measured first, and a scan that was interpolated is taken down to the matrix that it
+    holds: where k-space is empty, it would teach that nothing is there.
 
     Raises
     ------
     InputError
         If the scan cannot be read or shows no brain, or its copy is damaged.
     """
-    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation)}"
+    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation, native)}"
     if not (folder / "scan.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise _damaged(folder, "it holds no scan.json")
         cache.mkdir(parents=True, exist_ok=True)
         try:
             with io.output_directory(folder, wait=True) as temporary:
-                _write_copy(path, temporary, normalisation)
+                _write_copy(path, temporary, normalisation, native)
         except DWISuperResError:
             # Another process has written the same copy meanwhile.
             if not (folder / "scan.json").is_file():
@@ -190,6 +200,8 @@ def open_scan(path: Path, cache: Path, normalisation: str) -> Scan:
             affine=np.array(facts["affine"], np.float64),
             normalisation=Normalisation(float(facts["offset"]), np.array(facts["gains"], np.float32)),
             level=float(facts["level"]),
+            remark=str(facts["remark"]),
+            is_reference=bool(facts["is_reference"]),
         )
         _check(scan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -208,12 +220,12 @@ def _check(scan: Scan) -> None:
         raise ValueError(f"it holds {signal.dtype} and {mask.dtype}")
 
 
-def _key(path: Path, normalisation: str) -> str:
+def _key(path: Path, normalisation: str, native: bool) -> str:
     """Of the image and everything beside it that bears its name: a corrected gradient table is another scan."""
     stem = path.name.split(".")[0]
     beside = [p for p in path.parent.iterdir() if p.name.split(".")[0] == stem or p.name in ("bvals", "bvecs")]
     stamps = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in {path, *beside} if p.is_file())
-    return hashlib.sha256(f"{path}|{stamps}|{normalisation}|frame".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{path}|{stamps}|{normalisation}|{native}|frame".encode()).hexdigest()[:16]
 
 
 def _mapped(path: Path) -> NDArray:
@@ -227,8 +239,14 @@ def _damaged(folder: Path, reason: Exception | str) -> InputError:
     return InputError(f"The cached copy {folder} is damaged ({reason}); delete that folder, it is made again.")
 
 
-def _write_copy(path: Path, folder: Path, kind: str) -> None:
+def _write_copy(path: Path, folder: Path, kind: str, native: bool) -> None:
     dwi = io.read_dwi(path)
+    axis, remark, is_reference = slice_axis(dwi), "", True
+    if native:
+        support = measure_support(dwi)
+        is_reference = not support.is_rotated
+        remark = "" if support.share == 1 and is_reference else support.sentence
+        dwi = to_native(dwi, support)
     mask = brain_mask(dwi)
     if not mask.any():
         raise InputError(f"{path} shows no brain: its mask is empty; exclude this scan.")
@@ -237,7 +255,9 @@ def _write_copy(path: Path, folder: Path, kind: str) -> None:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     facts = {
-        "axis": slice_axis(dwi),
+        "axis": axis,
+        "remark": remark,
+        "is_reference": is_reference,
         "bvals": dwi.bvals.tolist(),
         "bvecs": dwi.bvecs.tolist(),
         "affine": dwi.affine.tolist(),

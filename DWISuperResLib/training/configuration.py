@@ -136,6 +136,10 @@ class Data(Section):
         description="regular expression; scans whose paths match to the same text are one subject",
     )
     cache: Path | None = Field(default=None, description="folder of the memory-mapped copies; default: <output>/cache")
+    native: bool = Field(
+        default=True,
+        description="take interpolated scans down to the matrix they hold; leave out those resampled at an angle",
+    )
     axes: Literal["acquisition", "all"] = Field(
         default="acquisition", description="planes that networks of slices train on: as acquired, or all three"
     )

@@ -45,7 +45,11 @@ def copy_scans(file: str | Path, overrides: Sequence[str], address: str, report:
     client = connect(address)
     try:
         futures = dict(
-            zip(client.map(_copy, files, cache=cache, normalisation=config.normalisation), files, strict=True)
+            zip(
+                client.map(_copy, files, cache=cache, normalisation=config.normalisation, native=data.native),
+                files,
+                strict=True,
+            )
         )
         for done, future in enumerate(as_completed(futures, loop=client.loop), start=1):
             try:
@@ -58,8 +62,8 @@ def copy_scans(file: str | Path, overrides: Sequence[str], address: str, report:
     return len(files)
 
 
-def _copy(path: Path, cache: Path, normalisation: str) -> None:
+def _copy(path: Path, cache: Path, normalisation: str, native: bool) -> None:
     """Nothing of the scan travels: the trainer maps the copy from the disk."""
     from ...training.cache import open_scan
 
-    open_scan(path, cache, normalisation)
+    open_scan(path, cache, normalisation, native)
