@@ -40,8 +40,8 @@ ANATOMY_DB = 3.0
 
 _VOLUMES, _COMPONENTS = 24, 8
 """At most so many are looked at: noise is plentiful."""
-_FEWEST_VOLUMES = 3
-"""In fewer, noise cannot be told from anatomy."""
+_TENSOR = 6
+"""Of the combinations of a shell's volumes, so many hold what a tensor explains."""
 _SHORTEST = 16
 """An axis of fewer samples has too few frequencies to tell."""
 _BLOCKS = 12
@@ -136,8 +136,8 @@ def measure_support(dwi: DWI) -> Support:
     Parameters
     ----------
     dwi : DWI
-        Axes of fewer than 16 samples, scans of fewer than 3 volumes and scans without noise count as full; so does what
-        holds more than 0.9 of Nyquist. Less than a quarter of Nyquist is not recognised.
+        Axes of fewer than 16 samples, scans of fewer than 7 weighted volumes and scans without noise count as full; so
+        does what holds more than 0.9 of Nyquist. Less than a quarter of Nyquist is not recognised.
 
     Returns
     -------
@@ -164,7 +164,7 @@ def measure_support(dwi: DWI) -> Support:
     for _ in range(2):  # the second time over the band that the other axes are known to hold
         found = [_axis(power, a, shares) for a in range(3)]
         shares = [axis.held / axis.given for axis in found]
-    if any(_is_anatomy(power, a, shares) for a in range(3)):
+    if any(shares[a] < 1 and _is_anatomy(power, a, shares) for a in range(3)):
         return unknown
     asymmetry = {(a, b): _asymmetry(power, count, a, b) for a, b in ((0, 1), (0, 2), (1, 2))}
     rotated = {a for plane, value in asymmetry.items() if value > ROTATED_DB for a in plane}
@@ -213,9 +213,8 @@ def _noise_power(dwi: DWI) -> tuple[Spectrum, int]:
     Of none, where there are too few volumes, or no noise in them.
     """
     none = np.zeros(dwi.spatial_shape), 0
-    weighted = np.flatnonzero(~dwi.is_b0)
-    volumes = weighted if len(weighted) >= _FEWEST_VOLUMES else np.arange(dwi.n_volumes)
-    if len(volumes) < _FEWEST_VOLUMES:
+    volumes = np.flatnonzero(~dwi.is_b0)
+    if len(volumes) <= _TENSOR:
         return none
     volumes = volumes[np.unique(np.linspace(0, len(volumes) - 1, _VOLUMES).round().astype(int))]
     window = _window(np.mean([dwi.signal[..., n] for n in volumes], axis=0, dtype=np.float32))
@@ -224,7 +223,7 @@ def _noise_power(dwi: DWI) -> tuple[Spectrum, int]:
         return none
     values = dwi.signal[inside][:, volumes].astype(np.float64)
     variances, combinations = np.linalg.eigh(values.T @ values / len(values))
-    count = min(_COMPONENTS, len(volumes) // _FEWEST_VOLUMES)
+    count = min(_COMPONENTS, len(volumes) // 3, len(volumes) - _TENSOR)
     if variances[0] <= 1e-10 * variances[-1]:
         return none
     total = np.zeros(dwi.spatial_shape)

@@ -501,3 +501,19 @@ def test_terminating_the_process_stops_it_at_once(tmp_path, checkpoint):
         assert process.wait(timeout=60) == 143
     assert rest[-1]["kind"] == "Cancelled"
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_interpolated_scan_is_told_and_taken_down(scan, checkpoint, tmp_path, capfd):
+    filled, out, native = (tmp_path / f"{name}.nrrd" for name in ("filled", "out", "native"))
+    write_dwi(interpolate(scan, 2), filled)
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--precision", "fp32", "--progress", "json"]
+    assert run("run", filled, out, *options) == 0
+    told = " ".join(json_lines(capfd)[-1]["warnings"])
+    assert "This scan of 72 x 88 x 4 holds" in told
+    assert "--native takes it down first." in told
+    assert run("run", filled, native, "--native", *options) == 0
+    assert "holds" not in " ".join(json_lines(capfd)[-1]["warnings"])
+    assert read_dwi(out).spatial_shape == (144, 176, 4)
+    assert max(np.abs(np.subtract(read_dwi(native).spatial_shape, (72, 88, 4)))) <= 4
+    assert run("run", filled, tmp_path / "sinc.nrrd", "--native", "--method", "sinc") == 0
+    assert read_dwi(tmp_path / "sinc.nrrd").spatial_shape == read_dwi(native).spatial_shape

@@ -146,12 +146,12 @@ def test_lowered_scans_are_full(model):
     "dwi",
     [
         phantom((48, 48, 16), (4, 4.5, 8), shells=((0, 1), (1000, 12)), snr=None, supersampling=1),
-        phantom((48, 48, 6), (4, 4.5, 15), shells=((0, 1), (1000, 1)), supersampling=1),
+        interpolate(phantom((48, 48, 6), (4, 4.5, 15), shells=((0, 3), (1000, 6)), supersampling=1), 2),
         phantom((12, 14, 6), (12, 12, 15), shells=((0, 1), (1000, 12)), supersampling=1),
         DWI(np.ones((20, 20, 4, 8)), np.eye(4), np.zeros(8), np.zeros((8, 3))),
         DWI(np.zeros((20, 20, 4, 8)), np.eye(4), np.zeros(8), np.zeros((8, 3))),
     ],
-    ids=["no noise", "two volumes", "small", "constant", "empty"],
+    ids=["no noise", "six directions", "small", "constant", "empty"],
 )
 def test_what_cannot_be_measured_counts_as_full(dwi):
     support = measure_support(dwi)
