@@ -105,7 +105,7 @@ class DWI:
         return float(mean[foreground_mask(mean)].mean(dtype=np.float64))
 
 
-def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
+def foreground_mask(signal: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(X, Y, Z) voxels at least as bright as the mean of the mean volume: the head, roughly, at the cost of one pass.
 
     Parameters

@@ -8,6 +8,7 @@ are no mirror images of one another.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,7 @@ acquired, at least 2 after they were rotated by 5 degrees."""
 ANATOMY_DB = 3.0
 """Noise, filtered or not, has a plateau at low frequencies that falls by less than this; anatomy has none."""
 
-_VOLUMES, _COMPONENTS = 24, 8
+_VOLUMES, _COMPONENTS, _VOXELS = 24, 8, 100_000
 """At most so many are looked at: noise is plentiful."""
 _TENSOR = 6
 """Of the combinations of a shell's volumes, so many hold what a tensor explains."""
@@ -217,27 +218,34 @@ def _noise_power(dwi: DWI) -> tuple[Spectrum, int]:
     if len(volumes) <= _TENSOR:
         return none
     volumes = volumes[np.unique(np.linspace(0, len(volumes) - 1, _VOLUMES).round().astype(int))]
-    window = _window(np.mean([dwi.signal[..., n] for n in volumes], axis=0, dtype=np.float32))
-    inside = window > 0.5
-    if not inside.any():
+    window = _window(_sum(dwi.signal, dict.fromkeys(volumes.tolist(), 1.0)))
+    inside = np.flatnonzero(window > 0.5)
+    if not inside.size:
         return none
-    values = dwi.signal[inside][:, volumes].astype(np.float64)
+    spread = np.unravel_index(inside[:: -(-len(inside) // _VOXELS)], window.shape)
+    values = dwi.signal[spread][:, volumes].astype(np.float64)
     variances, combinations = np.linalg.eigh(values.T @ values / len(values))
     count = min(_COMPONENTS, len(volumes) // 3, len(volumes) - _TENSOR)
     if variances[0] <= 1e-10 * variances[-1]:
         return none
     total = np.zeros(dwi.spatial_shape)
     for combination in combinations.T[:count]:
-        image = sum(
-            weight * dwi.signal[..., n].astype(np.float64) for weight, n in zip(combination, volumes, strict=True)
-        )
+        image = _sum(dwi.signal, dict(zip(volumes.tolist(), combination, strict=True)))
         image = (image - (image * window).sum() / window.sum()) * window
         power = np.abs(np.fft.fftn(image)) ** 2
         total += power / power.mean()
     return total / count, count
 
 
-def _window(mean: NDArray[np.float32]) -> NDArray[np.float64]:
+def _sum(signal: NDArray[np.float32], weights: Mapping[int, float]) -> NDArray[np.float64]:
+    """The weighted sum of some volumes, a volume at a time: no copy of the scan."""
+    total = np.zeros(signal.shape[:3])
+    for volume, weight in weights.items():
+        total += weight * signal[..., volume]
+    return total
+
+
+def _window(mean: NDArray[np.float64]) -> NDArray[np.float64]:
     """The head, smoothed so that it blurs the spectrum little, and faded towards the faces of the field of view."""
     from scipy.ndimage import gaussian_filter
 
