@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,9 @@ from ..resampling.scale import Scale, ScaleLike
 from ..resampling.upsamplers import UPSAMPLERS, interpolate
 from . import scorer as scoring
 from .compare import Comparison
+from .reliability import Reliability, measure_reliability
 from .scorer import Scorer, Scores, find_value, volume_groups
-from .selfchecks import Check, native_checks, self_checks
+from .selfchecks import Check, native_checks, noise_level, self_checks
 
 if TYPE_CHECKING:
     from ..metrics.deep import DeepDistance
@@ -92,6 +93,8 @@ class Evaluation:
         Rows with the keys `COLUMNS`.
     checks : dict of list of Check
         Self-checks of the reference that was degraded and of every checkpoint's result, by candidate.
+    reliability : dict of Reliability
+        Errors beside the uncertainty, by checkpoint; with `ensemble` only.
     """
 
     conditions: dict[str, Any]
@@ -103,6 +106,7 @@ class Evaluation:
     candidates: tuple[Candidate, ...]
     scores: list[dict[str, Any]]
     checks: dict[str, list[Check]] = field(default_factory=dict)
+    reliability: dict[str, Reliability] = field(default_factory=dict)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -147,6 +151,7 @@ class Evaluation:
         ]
         checks = {name: [asdict(check) for check in found] for name, found in self.checks.items()}
         page = {"conditions": self.conditions, "scores": finite, "self-checks": checks}
+        page["reliability"] = {name: asdict(found) for name, found in self.reliability.items()}
         return json.dumps(page, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -221,7 +226,7 @@ def evaluate(
         raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
     from ..checkpoints import load_checkpoint
-    from ..inference.predict import super_resolve
+    from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
     scorer = _scorer(dwi, mask, axis, fit, distances)
     low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
@@ -231,6 +236,7 @@ def evaluate(
     total = len(methods) + len(checkpoints)
     found: list[tuple[Candidate, list[dict[str, Any]]]] = []
     checks = {scorer.name: native_checks(dwi)}
+    reliability: dict[str, Reliability] = {}
     trained_on: dict[str, str] = {}
 
     def report(part: float, message: str) -> None:
@@ -254,10 +260,17 @@ def evaluate(
         checkpoint = load_checkpoint(source)
         label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
-        up = super_resolve(
-            low, checkpoint, back, progress=lambda part, message: report(part / 2, message), cancel=cancel,
-            **{**asdict(inference), "axis": axis},
-        )  # fmt: skip
+        how: dict[str, Any] = {
+            "progress": lambda part, message: report(part / 2, message), "cancel": cancel, **asdict(inference),
+            "axis": axis,
+        }  # fmt: skip
+        if inference.ensemble:
+            up, spread = super_resolve_with_uncertainty(low, checkpoint, back, **how)
+            noise = noise_level(dwi, scorer.mask)
+            if measured_as := measure_reliability(dwi, up, spread, scorer.mask, noise, low.spatial_shape):
+                reliability[label] = measured_as
+        else:
+            up = super_resolve(low, checkpoint, back, **how)
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
         checks[label] = self_checks(low, up, checkpoint.card, axis=axis)
         scans = checkpoint.card.training.get("scans")  # free-form
@@ -271,7 +284,7 @@ def evaluate(
         conditions["trained on"] = trained_on
     conditions["region"] = "brain mask of the reference" if mask is None else "given mask"
     conditions["seconds"] = round(time.perf_counter() - started, 1)
-    return _evaluation(scorer, conditions, found, checks)
+    return replace(_evaluation(scorer, conditions, found, checks), reliability=reliability)
 
 
 def assess(

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
-
 if TYPE_CHECKING:
     from ..dwi import DWI
 
@@ -25,6 +23,7 @@ NORMAL = (0.383, 0.683, 0.866, 0.954, 0.988, 0.997, 1.0, 1.0)
 """The share of a normal distribution within each of `MULTIPLES`."""
 BINS = 20
 """Of as many voxels each, by rising uncertainty."""
+_FEWEST = 1000
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def measure_reliability(
     mask: NDArray[np.bool_],
     noise: float,
     coarse: Sequence[int],
-) -> Reliability:
+) -> Reliability | None:
     """Compare an uncertainty with the errors of the weighted volumes.
 
     Parameters
@@ -75,10 +74,10 @@ def measure_reliability(
     coarse : three ints
         Matrix of the degraded scan.
 
-    Raises
-    ------
-    InputError
-        If there are fewer than 1000 values to compare.
+    Returns
+    -------
+    Reliability
+        None where fewer than 1000 values have an uncertainty.
 
     Examples
     --------
@@ -101,8 +100,8 @@ def measure_reliability(
     errors = (result.signal[mask][:, weighted] - reference.signal[mask][:, weighted]).ravel().astype(np.float64)
     kept = said > 0
     said, errors = said[kept], errors[kept]
-    if len(said) < 1000:
-        raise InputError(f"Only {len(said)} values have an uncertainty; expected at least 1000: give a larger scan.")
+    if len(said) < _FEWEST:
+        return None
     lost = 1 - np.prod(coarse) / np.prod(reference.spatial_shape)
     unknown = noise**2 * lost
     bins = np.array_split(np.argsort(said, kind="stable"), BINS)

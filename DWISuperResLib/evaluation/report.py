@@ -242,7 +242,20 @@ def _evaluation_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
         },
         {"heading": "Errors by frequency, tissue and b-value", "figures": _plots(evaluation)},
         {"heading": "Agreement voxel by voxel", "figures": agreement},
+        *_reliability_section(evaluation),
     ]
+
+
+def _reliability_section(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Where an ensemble gave an uncertainty."""
+    caption = (
+        "{}: signal errors of the weighted volumes in the brain, in groups of rising uncertainty. The reference's own "
+        "noise, as far as the low resolution does not hold it, is added to what the uncertainty predicts."
+    )
+    figures = [
+        _figure(plots.reliability_figure(found), caption.format(name)) for name, found in evaluation.reliability.items()
+    ]
+    return [{"heading": "Is the uncertainty as large as the errors?", "figures": figures}] if figures else []
 
 
 def _comparison_sections(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -111,7 +111,8 @@ def self_checks(
     if card is not None:
         checks += _domain_checks(low, card, mask, noise, axis)
     if uncertainty is not None:
-        checks += _uncertainty_checks(high, uncertainty, fine)
+        # Limits are of the members' spread itself.
+        checks += _uncertainty_checks(high, uncertainty / (card.uncertainty_factor if card else 1.0), fine)
     return checks
 
 

@@ -126,8 +126,8 @@ def super_resolve_with_uncertainty(
     Returns
     -------
     DWI, array (X, Y, Z, N)
-        The result; the standard deviation over the members in signal units (before the projection of `consistent`),
-        zero where the result is interpolated.
+        The result; the standard deviation over the members, times the card's `uncertainty_factor`, in signal units
+        (before the projection of `consistent`), zero where the result is interpolated.
 
     Examples
     --------
@@ -256,7 +256,7 @@ class _Run:
                 turned = self.network(turn.forward(x), turn.size(size)).float()
                 members.append(turn.back(turned))
         deviation, mean = torch.std_mean(torch.stack(members), dim=0, correction=0)
-        return mean, deviation
+        return mean, self.card.uncertainty_factor * deviation
 
     def _overflow(self) -> InputError:
         precision = str(self.dtype or torch.float32).removeprefix("torch.")

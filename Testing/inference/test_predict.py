@@ -386,3 +386,12 @@ def test_native_keeps_the_slice_axis_that_larger_voxels_would_hide():
     assert grid.slice_axis(wide) == 2
     assert native.voxel_sizes[0] > native.voxel_sizes[2]
     assert (grid.slice_axis(native, chosen.axis), chosen.native) == (2, False)
+
+
+def test_the_uncertainty_is_that_of_the_card(small_dwi):
+    checkpoint = checkpoint_of()
+    calibrated = replace(checkpoint, card=replace(checkpoint.card, uncertainty_factor=2.5))
+    result, spread = engine.super_resolve_with_uncertainty(small_dwi, checkpoint, 2, **options())
+    same, larger = engine.super_resolve_with_uncertainty(small_dwi, calibrated, 2, **options())
+    np.testing.assert_array_equal(same.signal, result.signal)
+    np.testing.assert_allclose(larger, 2.5 * spread, rtol=1e-5)
