@@ -54,7 +54,9 @@ class Run(Writing):
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
     uncertainty: str | None = option(
-        "also write the voxelwise standard deviation over flips and rotations", None, metavar="FILE"
+        "also write the voxelwise standard deviation over flips and rotations, scaled as the checkpoint's card has it",
+        None,
+        metavar="FILE",
     )
     mask: str | None = option("spend time only where this mask is set", None, metavar="FILE")
     uncompressed: bool = option("write .nrrd without compression", False)

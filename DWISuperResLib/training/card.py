@@ -55,7 +55,7 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         loss={"terms": module.loss.description},
         scores={"monitored": config.validation.monitor, **reached["scores"]},
         training={
-            "scans": sorted({scan.path.name for scan in scans}),
+            "scans": sorted({scan.path: scan.path.name for scan in scans}.values()),
             "held_out": sorted(scan.path.name for scan in data.validation_scans),
             "steps": reached["step"],
             "minutes": round(reached["seconds"] / 60, 2),
