@@ -59,11 +59,11 @@ def hamming(k_space):
 
 
 def filtered_edge(k_space):
-    """As scanners have it: half the amplitude where k-space ends."""
+    """As scanners have it: 9 dB down where k-space ends."""
     for axis in (0, 1):
         n = k_space.shape[axis]
         k = np.abs(np.arange(n) - n // 2) / (n / 2)
-        k_space = k_space * (1 - 0.5 * np.clip((k - 0.8) / 0.2, 0, 1)).reshape(
+        k_space = k_space * (1 - 0.65 * np.clip((k - 0.8) / 0.2, 0, 1)).reshape(
             [-1 if a == axis else 1 for a in range(3)]
         )
     return k_space
