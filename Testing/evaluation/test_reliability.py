@@ -9,6 +9,10 @@ from scipy.stats import norm
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.evaluation.plots import reliability_figure
 from DWISuperResLib.evaluation.reliability import MULTIPLES, NORMAL, measure_reliability
+from DWISuperResLib.evaluation.selfchecks import noise_level
+from DWISuperResLib.inference.predict import super_resolve_with_uncertainty
+from DWISuperResLib.io import read_dwi
+from DWISuperResLib.microstructure import brain_mask
 from DWISuperResLib.resampling.degradation import degrade
 from DWISuperResLib.resampling.upsamplers import interpolate
 
@@ -68,3 +72,20 @@ def test_the_figure_draws_what_was_found():
     svg = reliability_figure(found)
     assert svg.count(f"{found.factor:.2f} times that") == 2
     assert "normal distribution" in svg
+
+
+def test_a_network_that_never_saw_the_scanner_errs_as_its_calibrated_uncertainty_says(shared_data):
+    """The scan's volumes repeat: half of their difference is its noise, whatever the tensor leaves unexplained."""
+    dwi = read_dwi(shared_data / "siemens_b15_dti20/siemens_b15_dti20.nii.gz")
+    brain = brain_mask(dwi)
+    noise = noise_level(dwi, brain)
+    repeats = (dwi.signal[..., 1:21] - dwi.signal[..., 22:42])[brain]
+    assert noise == pytest.approx(float(repeats.std()) / np.sqrt(2), rel=0.03)
+    middle, volumes = slice(29, 33), slice(0, 8)
+    signal = np.asfortranarray(dwi.signal[:, :, middle, volumes])
+    part = replace(dwi, signal=signal, bvals=dwi.bvals[volumes], bvecs=dwi.bvecs[volumes], acquisition_axis=2)
+    low = degrade(part, 2, axis=2)
+    result, spread = super_resolve_with_uncertainty(low, "without_b15", 2, axis=2, device="cpu", precision="fp32")
+    found = measure_reliability(part, result, spread, brain[:, :, middle], noise, low.spatial_shape)
+    np.testing.assert_allclose(found.calibrated, NORMAL, atol=0.03)
+    assert np.mean(found.error[-5:]) > 1.05 * np.mean(found.error[:5])  # larger where the uncertainty is
