@@ -186,7 +186,7 @@ AnyScan = TypeVar("AnyScan", bound=_Scan)
 """A DWI or a Volume; what is computed of it is of the same kind."""
 
 
-def foreground_mask(signal: NDArray[np.float32]) -> NDArray[np.bool_]:
+def foreground_mask(signal: NDArray[np.floating]) -> NDArray[np.bool_]:
     """(X, Y, Z) voxels at least as bright as the mean of the mean volume: the head, roughly, at the cost of one pass.
 
     Parameters

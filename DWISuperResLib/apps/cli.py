@@ -105,6 +105,7 @@ GROUPS: dict[str, Callable[[], dict[str, str]]] = {
         "list": "checkpoints:List",
         "info": "checkpoints:Info",
         "import": "checkpoints:Import",
+        "calibrate": "checkpoints:Calibrate",
     },
     "study": _studies,
 }

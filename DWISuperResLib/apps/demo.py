@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from ..evaluation.evaluate import evaluate
 from ..evaluation.report import write_report
+from ..inference.native import at_native
+from ..inference.options import InferenceOptions
 from ..io import b_value_warning, output_directory, read_dwi, write_dwi, write_image
 from ..microstructure import angular_error
 from ..phantoms import phantom, phantom_truth
@@ -67,9 +70,10 @@ def demo(
         dwi = phantom() if scan is None else read_dwi(scan)
         if warning := b_value_warning(dwi.bvals):
             progress(0.0, f"Warning: {warning}")
+        dwi, inference, _ = at_native(dwi, InferenceOptions(**options))
         if scan is None:
             write_dwi(dwi, folder / "original.nii.gz")
-        write_dwi(degrade(dwi, scale, axis=options.get("axis")), folder / "low_resolution.nii.gz")
+        write_dwi(degrade(dwi, scale, axis=inference.axis), folder / "low_resolution.nii.gz")
 
         def keep(kind: str, result: DWI) -> None:
             if kind == "checkpoint":
@@ -78,7 +82,7 @@ def demo(
         evaluation = evaluate(
             dwi, scale, [checkpoint], methods=METHODS, keep=keep,
             progress=lambda fraction, message: progress(0.1 + 0.75 * fraction, message),
-            **options,
+            **asdict(inference),
         )  # fmt: skip
         progress(0.85, "Writing maps")
         _write_maps(evaluation, folder)
@@ -102,6 +106,7 @@ def fibre_errors(evaluation: Evaluation) -> dict[str, str]:
             f"{np.median(angular_error(candidate.direction[single], true[single])):.2f}°"
         )
         for candidate in (evaluation.reference, *evaluation.candidates)
+        if candidate.direction is not None
     }
 
 

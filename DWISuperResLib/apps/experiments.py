@@ -76,6 +76,9 @@ class Evaluate(Writing):
                 progress=report.part(0, 0.9),
                 **asdict(self.inference),
             )
+            for check in evaluation.checks["reference"]:
+                if check.fired:
+                    report.warn(check.warning)
             report(0.9, "Writing")
             evaluation.write_scores(folder)
             write_report(evaluation, folder / "report.html", run={"scan": self.input})

@@ -42,7 +42,7 @@ SCALES = "2|2.5|1x1x3|1.25mm"
 SCALE_HELP = "in-plane factor up to 5, a factor for each voxel axis, or a voxel size"
 UNCHECKED_HELP = "take the guide even where it does not seem to lie on the scan's anatomy"
 GUIDE_HELP = "for a guided checkpoint: a T1w or other image that lies on the scan's anatomy"
-METHOD_OPTIONS = {"axis"}
+METHOD_OPTIONS = {"axis", "native"}
 """Inference options that interpolation has, too."""
 
 
@@ -71,7 +71,9 @@ class Run(Writing):
         "in place of minutes: so many steps, to repeat what --adapt did", None, metavar="N", parse=count
     )
     uncertainty: str | None = option(
-        "also write the voxelwise standard deviation over flips and rotations", None, metavar="FILE"
+        "also write the voxelwise standard deviation over flips and rotations, scaled as the checkpoint's card has it",
+        None,
+        metavar="FILE",
     )
     mask: str | None = option("spend time only where this mask is set", None, metavar="FILE")
     uncompressed: bool = option("write .nrrd without compression", False)
@@ -90,18 +92,24 @@ class Run(Writing):
         with scan_outputs(
             outputs, structural=structural, overwrite=self.overwrite, compress=not self.uncompressed
         ) as write:
-            dwi = read(self.input, report, self.bval, self.bvec)
-            tell_slice_axis(dwi, self.inference.axis, report)
+            given = read(self.input, report, self.bval, self.bvec)
+            tell_slice_axis(given, self.inference.axis, report)
+            mask = read_mask(self.mask, given)
+            from ..inference.native import at_native
+
+            dwi, inference, mask = at_native(given, self.inference, mask)
+            if dwi is not given:
+                report.status(f"Native resolution: {grid_text(given)} -> {grid_text(dwi)}")
             facts: dict[str, Any] = {"output": self.output}
             deviation = None
             if method:
                 from ..resampling.upsamplers import interpolate
 
                 report.status(f"Interpolating by {method}")
-                axis, part = self.inference.axis, report.part(0, 0.95)
+                axis, part = inference.axis, report.part(0, 0.95)
                 result = interpolate(dwi, self.scale, method=method, axis=axis, progress=part)
             else:
-                result, deviation, found = self._super_resolve(dwi, report)
+                result, deviation, found = self._super_resolve(dwi, inference, mask, report)
                 facts |= found
             report.status(f"Writing {self.output}")
             if deviation is not None:
@@ -109,7 +117,7 @@ class Run(Writing):
                 facts["uncertainty"] = self.uncertainty
             write(self.output, result)
         report(1.0, "Done")
-        report.result(f"Wrote {self.output}: {grid_text(dwi)} -> {grid_text(result)}", **facts)
+        report.result(f"Wrote {self.output}: {grid_text(given)} -> {grid_text(result)}", **facts)
 
     def _refuse_network_options(self) -> None:
         changed = [
@@ -124,9 +132,12 @@ class Run(Writing):
             raise InputError(f"{flags} and --method exclude one another, as only networks have them; leave one out.")
 
     def _super_resolve(
-        self, dwi: DWI | Volume, report: Reporter
+        self,
+        dwi: DWI | Volume,
+        inference: InferenceOptions,
+        mask: NDArray[np.bool_] | None,
+        report: Reporter,
     ) -> tuple[DWI | Volume, NDArray[np.float32] | None, dict[str, Any]]:
-        mask = read_mask(self.mask, dwi)
         report.status("Loading the network")
         from ..checkpoints import load_checkpoint
         from ..evaluation.selfchecks import checks_and_warnings
@@ -137,20 +148,20 @@ class Run(Writing):
         begins = 0.0
         if self.adapt is not None or self.adapt_steps is not None:
             begins = 0.8
-            checkpoint, facts["adapted"] = self._adapted(dwi.series, checkpoint, report, begins)
+            checkpoint, facts["adapted"] = self._adapted(dwi.series, checkpoint, inference, report, begins)
         guide = read_guide(self.guide, self.unchecked_guide)
-        options = {**asdict(self.inference), **guide, "mask": mask, "progress": report.part(begins, 0.95)}
+        options = {**asdict(inference), **guide, "mask": mask, "progress": report.part(begins, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)
         else:
             result = super_resolve(dwi, checkpoint, self.scale, **options)
         report(0.95, "Checking the result")
-        checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, self.inference.axis)
+        checks, warnings = checks_and_warnings(dwi, result, checkpoint.card, deviation, inference.axis)
         return result, deviation, {**facts, "warnings": warnings, "checks": [asdict(check) for check in checks]}
 
     def _adapted(
-        self, dwi: DWI, checkpoint: Checkpoint, report: Reporter, end: float
+        self, dwi: DWI, checkpoint: Checkpoint, inference: InferenceOptions, report: Reporter, end: float
     ) -> tuple[Checkpoint, dict[str, Any]]:
         """The checkpoint, trained on the scan, and what was done."""
         try:
@@ -158,8 +169,8 @@ class Run(Writing):
         except ModuleNotFoundError as error:
             raise needs_training_parts("--adapt", error) from error
         adapted, told = adapt(
-            dwi, checkpoint, self.scale, minutes=self.adapt, steps=self.adapt_steps, axis=self.inference.axis,
-            device=self.inference.device, progress=report.part(0, end),
+            dwi, checkpoint, self.scale, minutes=self.adapt, steps=self.adapt_steps, axis=inference.axis,
+            device=inference.device, progress=report.part(0, end),
         )  # fmt: skip
         kept = f"step {told.kept} was best" if told.kept else "none was better than the start"
         report.status(

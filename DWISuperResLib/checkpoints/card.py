@@ -57,6 +57,9 @@ class Card:
         Lowest and highest in the training data, s/mm^2 and 1 (b0 signal over noise); empty if unknown.
     statistics, loss, scores, training : dict
         Free-form: intensities of the training data; loss terms; held-out results; scans, steps, seed.
+    uncertainty_factor : float
+        By which the spread of test-time augmentation is multiplied to be the standard deviation of the error, see
+        `evaluation.reliability`; 1 where it was not measured.
     licence, provenance : str
     format_version : int
     sha256 : str
@@ -91,6 +94,7 @@ class Card:
     loss: dict[str, Any] = field(default_factory=dict)
     scores: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    uncertainty_factor: float = 1.0
     licence: str = ""
     provenance: str = ""
     format_version: int = FORMAT_VERSION
@@ -111,6 +115,8 @@ class Card:
                 raise _bad(name, getattr(self, name), f"one of {', '.join(known)}")
         if type(self.format_version) is not int or self.format_version != FORMAT_VERSION:
             raise _bad("format version", self.format_version, f"{FORMAT_VERSION}; a newer release may read this file")
+        if not _is_number(self.uncertainty_factor) or not 0.01 <= self.uncertainty_factor <= 100:
+            raise _bad("uncertainty_factor", self.uncertainty_factor, "a number from 0.01 to 100")
         if not re.fullmatch("([0-9a-f]{64})?", self.sha256):
             raise _bad("sha256", self.sha256, "64 hexadecimal digits")
         self._check_sizes()
@@ -239,6 +245,7 @@ def describe(card: Card) -> str:
         "Loss": _facts(card.loss),
         "Scores": _facts(card.scores),
         "Training": _facts(card.training),
+        "Uncertainty": "" if card.uncertainty_factor == 1 else f"spread x {card.uncertainty_factor:.3g}, as measured",
         "Licence": card.licence,
         "Provenance": card.provenance,
         "SHA-256": card.sha256,

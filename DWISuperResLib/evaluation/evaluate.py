@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ..dwi import DWI, AnyScan, Volume
 from ..errors import Cancelled, InputError
+from ..inference.native import at_native
 from ..inference.options import InferenceOptions
 from ..metrics import residual_spectrum
 from ..provenance import signal_hash, versions
@@ -29,8 +30,9 @@ from ..resampling.scale import Scale, ScaleLike
 from ..resampling.upsamplers import interpolate, quick_upsamplers
 from . import scorer as scoring
 from .compare import Comparison
+from .reliability import Reliability, measure_reliability
 from .scorer import Scorer, Scores, find_value, volume_groups
-from .selfchecks import Check, self_checks
+from .selfchecks import Check, native_checks, noise_level, self_checks
 
 if TYPE_CHECKING:
     from ..metrics.deep import DeepDistance
@@ -92,7 +94,9 @@ class Evaluation:
     scores : list of dict
         Rows with the keys `COLUMNS`.
     checks : dict of list of Check
-        Self-checks of every checkpoint's result, by candidate.
+        Self-checks of the reference that was degraded and of every checkpoint's result, by candidate.
+    reliability : dict of Reliability
+        Errors beside the uncertainty, by checkpoint; with `ensemble` only.
     """
 
     conditions: dict[str, Any]
@@ -104,6 +108,7 @@ class Evaluation:
     candidates: tuple[Candidate, ...]
     scores: list[dict[str, Any]]
     checks: dict[str, list[Check]] = field(default_factory=dict)
+    reliability: dict[str, Reliability] = field(default_factory=dict)
 
     @property
     def mask(self) -> NDArray[np.bool_]:
@@ -153,6 +158,7 @@ class Evaluation:
         ]
         checks = {name: [asdict(check) for check in found] for name, found in self.checks.items()}
         page = {"conditions": self.conditions, "scores": finite, "self-checks": checks}
+        page["reliability"] = {name: asdict(found) for name, found in self.reliability.items()}
         return json.dumps(page, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -205,7 +211,8 @@ def evaluate(
     keep : callable (kind, scan), optional
         Is handed each scan on the reference's grid before it is dropped, with its kind ("interpolation", "checkpoint").
     **options
-        Fields of `inference.options.InferenceOptions`; `axis` also of the degradation.
+        Fields of `inference.options.InferenceOptions`; `axis` also of the degradation. With `native` the reference is
+        taken down to the matrix that it holds first: a detail that it lacks is no reference.
 
     Raises
     ------
@@ -222,25 +229,18 @@ def evaluate(
     >>> result.score("sinc", "fa", "mae") < result.score("nearest", "fa", "mae")
     True
     """
-    dwi = scan.series
     methods = quick_upsamplers() if methods is None else methods
-    inference = InferenceOptions(**options)
+    scan, inference, mask = at_native(scan, InferenceOptions(**options), mask)
+    dwi = scan.series
     axis = slice_axis(dwi, inference.axis)
     asked = Scale.parse(scale, dwi, axis, coarser=True)
     if max(asked.factors) == 1 or not (methods or checkpoints):
         raise InputError("There is nothing to evaluate; give a scale above 1 and at least one method or checkpoint.")
     # Torch and the networks load only where something is super-resolved.
-    from ..checkpoints import load_checkpoint, read_card
-    from ..inference.guides import check_place
-    from ..inference.predict import check_guide, super_resolve
+    from ..checkpoints import load_checkpoint
+    from ..inference.predict import super_resolve, super_resolve_with_uncertainty
 
-    cards = [read_card(source) for source in checkpoints]
-    if guide is not None and not cards:
-        raise InputError("A guide serves checkpoints alone, and none is evaluated; leave it out, or name a guided one.")
-    for card in [card for card in cards if card.guided] or cards:
-        check_guide(card.name, card.guided, guide is not None)
-    if guide is not None and not unchecked_guide:
-        check_place(guide, dwi)  # of the scan as it is: at low resolution its anatomy tells the place less well
+    _check_guides(checkpoints, guide, None if unchecked_guide else dwi)
     scorer = _scorer(scan, mask, axis, fit, distances)
     low = degrade(dwi, asked, model=model, axis=axis, snr=snr, seed=seed)
     # Whole voxels move the factor a little; this one leads back onto the original's grid.
@@ -248,7 +248,8 @@ def evaluate(
     started = time.perf_counter()
     total = len(methods) + len(checkpoints)
     found: list[tuple[Candidate, list[dict[str, Any]]]] = []
-    checks: dict[str, list[Check]] = {}
+    checks = {scorer.name: native_checks(dwi)}
+    reliability: dict[str, Reliability] = {}
     trained_on: dict[str, str] = {}
 
     def report(part: float, message: str) -> None:
@@ -272,26 +273,55 @@ def evaluate(
         checkpoint = load_checkpoint(source)
         label = _unique(checkpoint.card.name, [candidate.name for candidate, _ in found])
         start = time.perf_counter()
-        up = super_resolve(
-            low, checkpoint, back, guide=guide if checkpoint.card.guided else None, unchecked_guide=True,
-            progress=lambda part, message: report(part / 2, message), cancel=cancel,
-            **{**asdict(inference), "axis": axis},
-        )  # fmt: skip
+        how: dict[str, Any] = {
+            "guide": guide if checkpoint.card.guided else None, "unchecked_guide": True,
+            "progress": lambda part, message: report(part / 2, message), "cancel": cancel, **asdict(inference),
+            "axis": axis,
+        }  # fmt: skip
+        if inference.ensemble:
+            up, spread = super_resolve_with_uncertainty(low, checkpoint, back, **how)
+            noise = noise_level(dwi, scorer.mask)
+            if measured_as := measure_reliability(dwi, up, spread, scorer.mask, noise, low.spatial_shape):
+                reliability[label] = measured_as
+        else:
+            up = super_resolve(low, checkpoint, back, **how)
         measured(label, "checkpoint", up, start, checkpoint.card.sha256)
         checks[label] = self_checks(low, up, checkpoint.card, axis=axis)
         scans = checkpoint.card.training.get("scans")  # free-form
         trained_on[label] = ", ".join(map(str, scans)) if isinstance(scans, list) else "not known"
-    degradation = {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)}
-    conditions: dict[str, Any] = {"task": "degrade and compare", "scale": str(scale), "degradation": degradation}
-    conditions["factors along the voxel axes"] = str(asked)
+    conditions: dict[str, Any] = {
+        "task": "degrade and compare",
+        "scale": str(scale),
+        "degradation": {"model": model, "snr": snr, "seed": seed, "low-resolution matrix": list(low.spatial_shape)},
+        "factors along the voxel axes": str(asked),
+        "reference at native resolution": bool(options.get("native")),
+    }
     if checkpoints:
-        conditions |= {name: value for name, value in asdict(inference).items() if name != "axis"}
+        conditions |= {name: value for name, value in asdict(inference).items() if name not in ("axis", "native")}
         conditions["trained on"] = trained_on
     if guide is not None:
         conditions["guide, sha256"] = signal_hash(guide.series)
     conditions["region"] = "brain mask of the reference" if mask is None else "given mask"
     conditions["seconds"] = round(time.perf_counter() - started, 1)
-    return _evaluation(scorer, conditions, found, checks)
+    return replace(_evaluation(scorer, conditions, found, checks), reliability=reliability)
+
+
+def _check_guides(checkpoints: Sequence[str | Path], guide: Volume | None, lies_on: DWI | None) -> None:
+    """InputError unless the guided among the checkpoints have a guide, others none; and it `lies_on` a scan, if any.
+
+    Of the scan as it is: at low resolution its anatomy tells the place less well.
+    """
+    from ..checkpoints import read_card
+    from ..inference.guides import check_place
+    from ..inference.predict import check_guide
+
+    cards = [read_card(source) for source in checkpoints]
+    if guide is not None and not cards:
+        raise InputError("A guide serves checkpoints alone, and none is evaluated; leave it out, or name a guided one.")
+    for card in [card for card in cards if card.guided] or cards:
+        check_guide(card.name, card.guided, guide is not None)
+    if guide is not None and lies_on is not None:
+        check_place(guide, lies_on)
 
 
 def assess(
@@ -326,7 +356,7 @@ def assess(
 
 
 def _scorer(
-    scan: DWI | Volume,
+    scan: AnyScan,
     mask: NDArray[np.bool_] | None,
     axis: int | str | None,
     fit: str,

@@ -93,7 +93,7 @@ def choose_views(evaluation: Evaluation) -> tuple[View, View]:
     """
     affine, reference = evaluation.affine, evaluation.reference
     mask, fa = to_ras_order(evaluation.mask, affine), to_ras_order(reference.maps["fa"], affine)
-    sideways = to_ras_order(np.abs(reference.direction[..., 0]), affine)
+    sideways = to_ras_order(np.abs(_direction(reference)[..., 0]), affine)
     across = np.argwhere(mask)[:, 0]
     near = np.abs(np.arange(mask.shape[0]) - across.mean()) <= 0.12 * np.ptp(across)
     callosum = mask & (fa > 0.5) & (sideways > 0.85) & near[:, None, None]
@@ -147,7 +147,7 @@ def direction_figure(evaluation: Evaluation, view: View, *, per_row: int = 4) ->
     directed = mask & (view.picture(reference.maps["fa"]) >= DIRECTION_FA)
     cells = []
     for candidate in (reference, *evaluation.candidates):
-        angle = angular_error(view.picture(candidate.direction), view.picture(reference.direction))
+        angle = angular_error(view.picture(_direction(candidate)), view.picture(_direction(reference)))
         cells.append((candidate.name, colour_fa(candidate, view), np.where(directed, angle, np.nan)))
     figure, rows = _grid(cells, view, per_row)
     for (name, image, angle), (top, bottom) in zip(cells, rows, strict=False):
@@ -217,7 +217,13 @@ def planes_figure(evaluation: Evaluation, candidate: Candidate, quantity: str) -
 def colour_fa(candidate: Candidate, view: View) -> NDArray:
     """(rows, columns, 3): |direction| times FA; red left-right, green front-back, blue up-down."""
     fa = np.clip(view.picture(candidate.maps["fa"]), 0, 1)[..., None]
-    return np.clip(1.3 * fa * np.abs(view.picture(candidate.direction)), 0, 1)
+    return np.clip(1.3 * fa * np.abs(view.picture(_direction(candidate))), 0, 1)
+
+
+def _direction(candidate: Candidate) -> NDArray:
+    """Of a diffusion-weighted scan; pictures of directions are not made of others."""
+    assert candidate.direction is not None
+    return candidate.direction
 
 
 def symmetric_bound(differences: Sequence[NDArray]) -> float:

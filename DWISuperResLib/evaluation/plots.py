@@ -11,9 +11,10 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .drawing import INK, PAGE, colours, in_page_ink, label_of, to_svg
+from .drawing import CHECKPOINT_COLOURS, INK, PAGE, colours, in_page_ink, label_of, to_svg
 from .evaluate import Candidate, Evaluation
 from .regions import REGIONS
+from .reliability import MULTIPLES, NORMAL, Reliability
 
 
 def spectrum_figure(evaluation: Evaluation, quantity: str) -> str:
@@ -55,6 +56,31 @@ def shell_figure(evaluation: Evaluation) -> str:
         for c in evaluation.candidates
     ]
     _dots(axes, evaluation, [s.removeprefix("b") for s in evaluation.shells], values)
+    return to_svg(figure)
+
+
+def reliability_figure(found: Reliability) -> str:
+    """Root mean square error over the uncertainty (left), and the share of errors within multiples of it (right)."""
+    measured, scaled = CHECKPOINT_COLOURS[:2]
+    figure = Figure(figsize=(PAGE, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    _style(left, "uncertainty (signal)", "root mean square error (signal)")
+    said = np.array(found.uncertainty)
+    left.plot(said, found.error, marker="o", ms=4, lw=0, color=measured, label="measured")
+    left.plot(said, np.hypot(said, found.noise), color=INK, lw=0.9, label="as the uncertainty has it")
+    left.plot(said, np.hypot(found.factor * said, found.noise), color=INK, lw=0.9, ls="--",
+              label=f"{found.factor:.2f} times that")  # fmt: skip
+    left.axhline(found.noise, color=INK, lw=0.8, ls=":", label="noise of the reference")
+    left.set_xlim(left=0)
+    left.set_ylim(bottom=0)
+    left.legend(frameon=False, fontsize=8, labelcolor=INK)
+    _style(right, "multiple of the predicted deviation", "share of errors within")
+    right.plot(MULTIPLES, NORMAL, color=INK, lw=0.9, label="normal distribution")
+    right.plot(MULTIPLES, found.coverage, marker="o", ms=4, color=measured, label="as the uncertainty has it")
+    right.plot(MULTIPLES, found.calibrated, marker="o", ms=4, ls="--", color=scaled,
+               label=f"{found.factor:.2f} times that")  # fmt: skip
+    right.set_ylim(0, 1.02)
+    right.legend(frameon=False, fontsize=8, labelcolor=INK, loc="lower right")
     return to_svg(figure)
 
 

@@ -81,8 +81,9 @@ def write_report(
 
 
 def _all_checks(evaluation: Evaluation, checks: Sequence[Check]) -> list[Check]:
-    """Those given, and those of the evaluation's checkpoints, which are named where there are several."""
-    prefixes = {name: f"{name}: " if len(evaluation.checks) > 1 else "" for name in evaluation.checks}
+    """Those given, those of the reference, and those of the checkpoints, which are named where there are several."""
+    networks = set(evaluation.checks) - {evaluation.reference.name}
+    prefixes = {name: f"{name}: " if len(networks) > 1 and name in networks else "" for name in evaluation.checks}
     own = [replace(c, name=prefixes[name] + c.name) for name, found in evaluation.checks.items() for c in found]
     return [*checks, *own]
 
@@ -243,6 +244,7 @@ def _evaluation_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
         },
         {"heading": "Errors by frequency, tissue and b-value", "figures": _plots(evaluation)},
         {"heading": "Agreement voxel by voxel", "figures": agreement},
+        *_reliability_section(evaluation),
     ]
 
 
@@ -258,6 +260,18 @@ def _structural_sections(evaluation: Evaluation) -> list[dict[str, Any]]:
             "figures": [_figure(plots.spectrum_figure(evaluation, "image"), spectrum, wide=False)],
         },
     ]
+
+
+def _reliability_section(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Where an ensemble gave an uncertainty."""
+    caption = (
+        "{}: signal errors of the weighted volumes in the brain, in groups of rising uncertainty. The reference's own "
+        "noise, as far as the low resolution does not hold it, is added to what the uncertainty predicts."
+    )
+    figures = [
+        _figure(plots.reliability_figure(found), caption.format(name)) for name, found in evaluation.reliability.items()
+    ]
+    return [{"heading": "Is the uncertainty as large as the errors?", "figures": figures}] if figures else []
 
 
 def _comparison_sections(evaluation: Evaluation) -> list[dict[str, Any]]:

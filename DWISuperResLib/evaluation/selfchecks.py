@@ -18,7 +18,8 @@ from ..dwi import B0_THRESHOLD
 from ..microstructure import brain_mask, compute_maps
 from ..microstructure.tensor import design_matrix, determines_tensor
 from ..resampling.degradation import degrade
-from ..resampling.grid import in_plane_axes, slice_axis
+from ..resampling.grid import in_plane_axes, regridded_mask, slice_axis
+from ..resampling.native import FULL_SHARE, ROTATED_DB, measure_support
 from ..resampling.operators import map_volumes, operator
 from ..resampling.scale import Scale
 from .domain import TOLERANCE, check_domain
@@ -69,6 +70,12 @@ class Check:
     fired: bool
     advice: str
 
+    @property
+    def warning(self) -> str:
+        """What it found and what to do, for people."""
+        name = f"{self.name[0].upper()}{self.name[1:]}"
+        return f"{name} is {self.value:.2g}, the limit {self.threshold:.2g}. {self.advice}"
+
 
 def self_checks(
     low: AnyScan,
@@ -99,14 +106,15 @@ def self_checks(
     before, after = low.series, high.series
     axis = slice_axis(before, axis)
     mask = brain_mask(before)
-    fine = _on_grid(mask, after.spatial_shape)
+    fine = regridded_mask(mask, after.spatial_shape)
     noise = noise_level(before, mask)
     model = (card.degradation if card else {}).get("model", "kspace")
     checks = [*_grid_checks(before, after, fine, axis), _consistency_check(before, after, mask, noise, model, axis)]
     if card is not None:
         checks += _domain_checks(before, card, mask, noise, axis)
     if uncertainty is not None:
-        checks += _uncertainty_checks(after, uncertainty, fine)
+        # Limits are of the members' spread itself.
+        checks += _uncertainty_checks(after, uncertainty / (card.uncertainty_factor if card else 1.0), fine)
     return checks
 
 
@@ -117,15 +125,36 @@ def checks_and_warnings(
     uncertainty: NDArray[np.float32] | None = None,
     axis: int | str | None = None,
 ) -> tuple[list[Check], list[str]]:
-    """`self_checks`, and a sentence for each that fired; a failure to check is one, too, and costs no result."""
+    """`native_checks` and `self_checks`, and a sentence for each that fired; a failure to check costs no result."""
     try:
-        checks = self_checks(low, high, card, uncertainty, axis)
+        checks = [*native_checks(low.series), *self_checks(low, high, card, uncertainty, axis)]
     except Exception as error:
         return [], [f"The result could not be checked ({type(error).__name__}: {error})."]
-    return checks, [
-        f"{check.name[0].upper()}{check.name[1:]} is {check.value:.2g}, the limit {check.threshold:.2g}. {check.advice}"
-        for check in checks
-        if check.fired
+    return checks, [check.warning for check in checks if check.fired]
+
+
+def native_checks(dwi: DWI) -> list[Check]:
+    """Whether a scan holds what its matrix says, see `resampling.native`.
+
+    Examples
+    --------
+    >>> from DWISuperResLib import interpolate, phantom
+    >>> scan = phantom((48, 48, 6), (4, 4.5, 15), supersampling=1, shells=((0, 1), (1000, 12)))
+    >>> print(native_checks(interpolate(scan, 2, method="sinc"))[0].advice)
+    This scan of 96 x 96 x 6 holds 48 x 48 x 6: it was interpolated along i and j; --native takes it down first.
+    """
+    support = measure_support(dwi)
+    lacks = support.share < FULL_SHARE
+    advice = support.sentence
+    if lacks:
+        advice = f"{advice.removesuffix('.')}; --native takes it down first."
+    is_rotated = support.asymmetry > ROTATED_DB
+    turned = "No axis was resampled at an angle."
+    if is_rotated:
+        turned = "It was resampled at an angle, which blurs it unevenly: a scan as acquired is the better input."
+    return [
+        Check("native resolution (share of the matrix held)", support.share, FULL_SHARE, lacks, advice),
+        Check("rotation of k-space (dB)", support.asymmetry, ROTATED_DB, is_rotated, turned),
     ]
 
 
@@ -300,12 +329,6 @@ def _interpolated(low: DWI, shape: Sequence[int], chosen: NDArray[np.intp], acro
             matrix = operator(n, m, "sinc")
             operators[a] = matrix[chosen] if a == across else matrix
     return map_volumes(signal, operators)
-
-
-def _on_grid(mask: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
-    """The mask on another grid over the same field of view: each voxel takes the one that holds its centre."""
-    nearest = [((2 * np.arange(m) + 1) * n) // (2 * m) for n, m in zip(mask.shape, shape, strict=True)]
-    return mask[np.ix_(*nearest)]
 
 
 def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, model: str, axis: int) -> Check:

@@ -102,6 +102,7 @@ class Logic:
         sliceAxis: str = "",
         ensemble: bool = False,
         consistent: bool = False,
+        native: bool = False,
         uncertainty: bool = False,
         waitForCompletion: bool = True,
         onProgress: OnJob | None = None,
@@ -124,9 +125,10 @@ class Logic:
         precision : "auto", "fp32", "bf16" or "fp16"
         sliceAxis : "", "i", "j" or "k"
             Voxel axis across the slices; from the header by default.
-        ensemble, consistent, uncertainty : bool
+        ensemble, consistent, native, uncertainty : bool
             Average over flips and rotations (test-time augmentation); make the result agree with the input (data
-            consistency); also make a volume of standard deviations.
+            consistency); take a scan that was interpolated before down to the matrix it holds, from which the scale
+            then counts; also make a volume of standard deviations.
         waitForCompletion : bool
             False returns a running `Job` at once; `onProgress` and `onFinished` then get it, on the main thread.
 
@@ -141,7 +143,7 @@ class Logic:
         """
         self._check_idle()
         options = InferenceOptions(
-            precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent
+            precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent, native=native
         )
         return self._process(
             inputVolume, outputVolume, checkpoint, scale, guide, device, options, uncertainty,
@@ -163,6 +165,7 @@ class Logic:
         sliceAxis: str = "",
         ensemble: bool = False,
         consistent: bool = False,
+        native: bool = False,
         uncertainty: bool = False,
         waitForCompletion: bool = True,
         onProgress: OnJob | None = None,
@@ -179,7 +182,7 @@ class Logic:
             raise InputError(_("There is no scan to super-resolve; load diffusion-weighted volumes first."))
         self._dependencies.ensure()
         options = InferenceOptions(
-            precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent
+            precision=precision, axis=sliceAxis or None, ensemble=ensemble, consistent=consistent, native=native
         )
 
         def start(scan, on_progress, on_finished):

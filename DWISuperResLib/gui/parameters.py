@@ -90,6 +90,7 @@ class ParameterNode:
     sliceAxis: SliceAxis = SliceAxis.AUTO
     ensemble: bool = False
     consistent: bool = False
+    native: bool = False
     uncertainty: bool = False
     outputVolume: vtkMRMLDiffusionWeightedVolumeNode
     showUncertainty: bool = False

@@ -75,6 +75,7 @@ class RunSection:
             "sliceAxis": p.sliceAxis.value,
             "ensemble": p.ensemble,
             "consistent": p.consistent,
+            "native": p.native,
             "uncertainty": p.uncertainty,
         }
 

@@ -26,6 +26,12 @@ class InferenceOptions:
     consistent: bool = field(
         default=False, metadata={"help": "data consistency: make the result, degraded again, equal the input"}
     )
+    native: bool = field(
+        default=False,
+        metadata={
+            "help": "take a scan that was interpolated before down to the matrix it holds; --scale counts from it"
+        },
+    )
     batch_size: int | None = field(default=None, metadata={"help": "tiles at a time (default: what fits)"})
 
     def as_arguments(self) -> list[str]:

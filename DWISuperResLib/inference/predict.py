@@ -15,13 +15,14 @@ from ..checkpoints import Checkpoint, load_checkpoint
 from ..dwi import foreground_mask
 from ..errors import Cancelled, InputError
 from ..networks.views import Assembler, Normalisation, Tile, View
-from ..resampling.grid import Frame, in_plane_axes, slice_axis
+from ..resampling.grid import Frame, in_plane_axes, regridded_mask, slice_axis
 from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike
 from .canvas import Canvas
 from .devices import resolve_device, resolve_precision
 from .guides import placed
 from .memory import MEMORY_FORMATS, Batcher, buffers_reused
+from .native import at_native
 from .options import InferenceOptions
 from .projection import Projection
 
@@ -84,6 +85,9 @@ def super_resolve(
         consistent : bool
             Data consistency: project the result onto the images that, degraded again by the checkpoint's degradation,
             equal the input; see `projection.Projection`.
+        native : bool
+            Take a scan that was interpolated before down to the matrix that it holds, see `resampling.native`; the
+            scale counts from there.
         batch_size : int
             Tiles computed at once; by default chosen for the device. When memory runs out it is halved.
 
@@ -133,8 +137,8 @@ def super_resolve_with_uncertainty(
     Returns
     -------
     DWI or Volume, array (X, Y, Z, N)
-        The result; the standard deviation over the members in signal units (before the projection of `consistent`),
-        zero where the result is interpolated. N is 1 for a Volume.
+        The result; the standard deviation over the members, times the card's `uncertainty_factor`, in signal units
+        (before the projection of `consistent`), zero where the result is interpolated. N is 1 for a Volume.
 
     Examples
     --------
@@ -165,6 +169,7 @@ class _Run:
         mask: NDArray[np.bool_] | None,
     ) -> None:
         loaded = checkpoint if isinstance(checkpoint, Checkpoint) else load_checkpoint(checkpoint)
+        dwi, options, mask = at_native(dwi, options, mask)
         self.dwi, self.card, self.options = dwi, loaded.card, options
         self.scale = Scale.parse(scale, dwi, options.axis)
         kept = [a for a, factor in enumerate(self.scale.factors) if factor == 1]
@@ -190,7 +195,7 @@ class _Run:
         self.low = self.frame.view(dwi.signal)
         self.fine = self.frame.along(self.shape)
         inside = self.frame.view(_predicted(dwi, axis, mask))
-        self.tiles = self.view.tiles(self.fine, _nearest(inside, self.fine))
+        self.tiles = self.view.tiles(self.fine, regridded_mask(inside, self.fine))
         self.guide: NDArray[np.float32] | None = None
         check_guide(card.name, self.view.guide, guide is not None)
         if guide is not None:
@@ -290,7 +295,7 @@ class _Run:
                 turned = self.network(turn.forward(x), turn.size(size)).float()
                 members.append(turn.back(turned))
         deviation, mean = torch.std_mean(torch.stack(members), dim=0, correction=0)
-        return mean, deviation
+        return mean, self.card.uncertainty_factor * deviation
 
     def _overflow(self) -> InputError:
         precision = str(self.dtype or torch.float32).removeprefix("torch.")
@@ -335,14 +340,6 @@ def _predicted(dwi: DWI, axis: int, mask: NDArray[np.bool_] | None) -> NDArray[n
     inside = foreground_mask(dwi.signal) & dwi.signal.any(axis=3)
     shown = inside.mean(axis=in_plane_axes(axis)) >= MIN_FOREGROUND
     return inside & np.expand_dims(shown, in_plane_axes(axis))
-
-
-def _nearest(inside: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
-    """A mask on the finer grid of the same field of view."""
-    for axis, (n, m) in enumerate(zip(inside.shape, shape, strict=True)):
-        if n != m:
-            inside = inside.take((2 * np.arange(m) + 1) * n // (2 * m), axis=axis)
-    return inside
 
 
 def _by_tile(tiles: Sequence[Tile], count: int, part: slice) -> Iterator[tuple[Tile, slice, int]]:

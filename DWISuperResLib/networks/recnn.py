@@ -46,13 +46,12 @@ class _Convolutions(nn.Module):
         self.view = _view(dimensions, tuple(guidance), block, overlap, self.reach)
         layer = nn.Conv3d if dimensions == 3 else nn.Conv2d
         widths = (self.view.channels, *filters, 1)
-        self.layers = nn.ModuleList(
-            layer(n_in, n_out, k, padding=k // 2)
-            for n_in, n_out, k in zip(widths[:-1], widths[1:], kernels, strict=True)
-        )
-        for convolution in self.layers:
+        self.layers = nn.ModuleList()
+        for n_in, n_out, k in zip(widths[:-1], widths[1:], kernels, strict=True):
+            convolution: Any = layer(n_in, n_out, k, padding=k // 2)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
+            self.layers.append(convolution)
 
     @property
     def receptive_field(self) -> int:
@@ -166,15 +165,16 @@ class SRCNN(_Convolutions):
         features = self.features(x)
         # Without a residual, an answer in half precision would be rounded to eight bits.
         with torch.autocast(x.device.type, enabled=False):
-            return self.layers[-1](features.to(self.layers[-1].weight.dtype))
+            last: Any = self.layers[-1]
+            return last(features.to(last.weight.dtype))
 
 
-def _of_shifts(convolution: nn.Module, x: Tensor) -> Tensor:
+def _of_shifts(convolution: Any, x: Tensor) -> Tensor:
     """What a convolution makes of few channels (B, C, *n), by way of their shifts along the last axis as channels.
 
     Libraries take channels by the dozen: in bf16 on a processor, 9³ voxels of a single one so cost a fifth of the time.
     """
-    weight: Any = convolution.weight
+    weight = convolution.weight
     edge, reach = weight.shape[-1], weight.shape[-1] // 2
     shifts = functional.pad(x, (reach, reach)).unfold(-1, edge, 1).movedim(-1, 2).flatten(1, 2)
     shifts = shifts.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)

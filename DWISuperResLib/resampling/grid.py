@@ -158,6 +158,18 @@ def regridded_affine(
     return result
 
 
+def regridded_mask(mask: NDArray[np.bool_], shape: Sequence[int]) -> NDArray[np.bool_]:
+    """A mask on another grid over the same field of view: each voxel takes the one that holds its centre.
+
+    Examples
+    --------
+    >>> regridded_mask(np.array([[[True, False]]]), (1, 1, 4)).tolist()
+    [[[True, True, False, False]]]
+    """
+    nearest = [((2 * np.arange(m) + 1) * n) // (2 * m) for n, m in zip(mask.shape, shape, strict=True)]
+    return mask[np.ix_(*nearest)]
+
+
 def ras_corners(affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
     """(8, 3) RAS coordinates (mm) of the field of view's corners.
 

@@ -22,6 +22,7 @@ from ..io.cohort import divide, find_guide
 from ..microstructure import brain_mask
 from ..networks.views import Normalisation
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
+from ..resampling.native import measure_support, to_native
 from ..resampling.scale import Scale
 from .configuration import Configuration, Data
 
@@ -50,6 +51,10 @@ class Scan:
         Mean signal of the b0 volumes (of all volumes where there is none) in the brain.
     guide_path : Path, optional
         File of the guide, whose copy lies on the scan's grid.
+    remark : str
+        What was found to be wrong with its resolution: a sentence, or nothing.
+    is_reference : bool
+        Whether it shows what a network should make: not where it was resampled at an angle.
     """
 
     path: Path
@@ -62,6 +67,8 @@ class Scan:
     normalisation: Normalisation
     level: float
     guide_path: Path | None = None
+    remark: str = ""
+    is_reference: bool = True
 
     # Opened on first use in each process: a memory map sent to a worker would be copied.
     @cached_property
@@ -167,10 +174,19 @@ def divided(config: Configuration) -> tuple[list[Path], list[Path]]:
     return divide(data.scans, held_out=data.validation, exclude=data.exclude, subject=data.subject, seed=config.seed)
 
 
-def open_scan(path: Path, cache: Path, normalisation: str, guides: str | Mapping[str, str] | None = None) -> Scan:
+def open_scan(
+    path: Path,
+    cache: Path,
+    normalisation: str,
+    guides: str | Mapping[str, str] | None = None,
+    native: bool = False,
+) -> Scan:
     """Memory-map a scan as acquired, and its guide, writing the copy first if it is not in `cache`.
 
     `guides` as for `io.cohort.find_guide`.
+
+    With `native` its resolution is measured first, and a scan that was interpolated is taken down to the matrix that it
+    holds: where k-space is empty, it would teach that nothing is there.
 
     Raises
     ------
@@ -178,14 +194,14 @@ def open_scan(path: Path, cache: Path, normalisation: str, guides: str | Mapping
         If the scan cannot be read or shows no brain, its guide does not lie on it, or its copy is damaged.
     """
     guide = find_guide(path, guides)
-    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation, guide)}"
+    folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation, guide, native)}"
     if not (folder / "scan.json").is_file():
         if folder.is_dir() and any(folder.iterdir()):
             raise _damaged(folder, "it holds no scan.json")
         cache.mkdir(parents=True, exist_ok=True)
         try:
             with io.output_directory(folder, wait=True) as temporary:
-                _copy_file(path, temporary, normalisation, guide)
+                _copy_file(path, temporary, normalisation, guide, native)
         except DWISuperResError:
             # Another process has written the same copy meanwhile.
             if not (folder / "scan.json").is_file():
@@ -208,6 +224,8 @@ def copied_scan(folder: Path, path: Path, guide: Path | None = None) -> Scan:
             normalisation=Normalisation(float(facts["offset"]), np.array(facts["gains"], np.float32)),
             level=float(facts["level"]),
             guide_path=guide,
+            remark=str(facts["remark"]),
+            is_reference=bool(facts["is_reference"]),
         )
         _check(scan)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -228,14 +246,14 @@ def _check(scan: Scan) -> None:
         raise ValueError("its guide is of another matrix")
 
 
-def _key(path: Path, normalisation: str, guide: Path | None) -> str:
+def _key(path: Path, normalisation: str, guide: Path | None, native: bool) -> str:
     """Of image, guide and all beside that bears the image's name: a corrected gradient table is another scan."""
     stem = path.name.split(".")[0]
     beside = [p for p in path.parent.iterdir() if p.name.split(".")[0] == stem or p.name in ("bvals", "bvecs")]
     stamps = sorted((p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in {path, *beside} if p.is_file())
     if guide is not None:
         stamps.append((str(guide), guide.stat().st_size, guide.stat().st_mtime_ns))
-    return hashlib.sha256(f"{path}|{stamps}|{normalisation}|frame".encode()).hexdigest()[:16]
+    return hashlib.sha256(f"{path}|{stamps}|{normalisation}|{native}|frame".encode()).hexdigest()[:16]
 
 
 def _mapped(path: Path) -> NDArray:
@@ -249,10 +267,9 @@ def _damaged(folder: Path, reason: Exception | str) -> InputError:
     return InputError(f"The cached copy {folder} is damaged ({reason}); delete that folder, it is made again.")
 
 
-def _copy_file(path: Path, folder: Path, kind: str, guide: Path | None) -> None:
+def _copy_file(path: Path, folder: Path, kind: str, guide: Path | None, native: bool) -> None:
     try:
-        dwi = io.read_scan(path).series
-        copy_scan(dwi, folder, kind)
+        dwi = copy_scan(io.read_scan(path).series, folder, kind, native=native)
     except InputError as error:
         named = str(error) if str(path) in str(error) else f"{path}: {error}"
         raise InputError(named) from error
@@ -264,20 +281,43 @@ def _copy_file(path: Path, folder: Path, kind: str, guide: Path | None) -> None:
         np.save(folder / "guide.npy", np.asfortranarray(resliced))
 
 
-def copy_scan(dwi: DWI, folder: Path, kind: str, axis: int | None = None) -> None:
-    """Write what `copied_scan` reads into an empty folder; `kind` is the normalisation, `axis` the slice axis.
+def copy_scan(dwi: DWI, folder: Path, kind: str, axis: int | None = None, native: bool = False) -> DWI:
+    """Write what `copied_scan` reads into an empty folder.
+
+    Parameters
+    ----------
+    dwi : DWI
+    folder : Path
+    kind : str
+        Of the normalisation, see `Normalisation`.
+    axis : int, optional
+        Slice axis, see `grid.slice_axis`.
+    native : bool
+        Take it down to the matrix that it holds first.
+
+    Returns
+    -------
+    DWI that was copied.
 
     Raises
     ------
     InputError
         If the scan shows no brain, or has no magnitudes.
     """
+    axis, remark, is_reference = slice_axis(dwi, axis), "", True
+    if native:
+        support = measure_support(dwi)
+        is_reference = not support.is_rotated
+        remark = "" if support.share == 1 and is_reference else support.sentence
+        dwi = to_native(dwi, support)
     mask = brain_mask(dwi)
     if not mask.any():
         raise InputError("The scan shows no brain: its mask is empty; exclude this scan.")
     normalisation = Normalisation.measure(dwi.signal, kind)
     facts = {
-        "axis": slice_axis(dwi, axis),
+        "axis": axis,
+        "remark": remark,
+        "is_reference": is_reference,
         "bvals": dwi.bvals.tolist(),
         "bvecs": dwi.bvecs.tolist(),
         "affine": dwi.affine.tolist(),
@@ -295,6 +335,7 @@ def copy_scan(dwi: DWI, folder: Path, kind: str, axis: int | None = None) -> Non
             file.write(volume.astype(dtype).tobytes(order="F"))
     np.save(folder / "mask.npy", np.asfortranarray(mask))
     (folder / "scan.json").write_text(json.dumps(facts), encoding="utf-8")
+    return dwi
 
 
 def _compact_type(dwi: DWI) -> np.dtype:

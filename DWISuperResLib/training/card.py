@@ -56,8 +56,8 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         loss={"terms": module.loss.description},
         scores={"monitored": config.validation.monitor, **reached["scores"]},
         training={
-            "scans": sorted(path.name for path in data.files),
-            "held_out": sorted(path.name for path in data.held_out),
+            "scans": sorted({scan.path: scan.path.name for scan in scans}.values()),
+            "held_out": sorted(scan.path.name for scan in data.validation_scans),
             **({"guides": guides} if guides else {}),
             "steps": reached["step"],
             "minutes": round(reached["seconds"] / 60, 2),

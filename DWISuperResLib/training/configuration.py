@@ -151,6 +151,10 @@ class Data(Section):
         "{name} being its name ({name}_T1w.nii.gz), or a mapping of scans to files",
     )
     cache: Path | None = Field(default=None, description="folder of the memory-mapped copies; default: <output>/cache")
+    native: bool = Field(
+        default=True,
+        description="take interpolated scans down to the matrix they hold; leave out those resampled at an angle",
+    )
     axes: Literal["acquisition", "all"] = Field(
         default="acquisition", description="planes that networks of slices train on: as acquired, or all three"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -348,7 +349,19 @@ class DWIData(lightning.LightningDataModule):
         self.cache = config.data.cache or config.output / "cache"
 
     def _open(self, path: Path) -> Scan:
-        return open_scan(path, self.cache, self.config.normalisation, self.config.data.guide)
+        data = self.config.data
+        return open_scan(path, self.cache, self.config.normalisation, data.guide, data.native)
+
+    def _references(self, files: Sequence[Path]) -> list[Scan]:
+        """Those of some scans that show what a network should make."""
+        scans = [self._open(path) for path in files]
+        kept = [scan for scan in scans if scan.is_reference]
+        if scans and not kept:
+            raise InputError(
+                f"{scans[0].path} and all scans with it were resampled at an angle; give scans as they were acquired, "
+                "or set data.native=false."
+            )
+        return kept
 
     def _looked_at(self, scan: Scan) -> list[Scan]:
         """A scan in every plane that the network is shown."""
@@ -360,18 +373,21 @@ class DWIData(lightning.LightningDataModule):
     def prepare_data(self) -> None:
         """Write the memory-mapped copies; one process a machine does it."""
         for path in (*self.files, *self.held_out):
-            self._open(path)
+            scan = self._open(path)
+            if scan.remark:
+                done = "taken down to that" if scan.is_reference else "left out"
+                print(f"{path.name}: {scan.remark.removesuffix('.')}; {done}.", file=sys.stderr)
 
     def setup(self, stage: str) -> None:
         """Open them."""
-        self.scans = [scan for path in self.files for scan in self._looked_at(self._open(path))]
+        self.scans = [looked_at for scan in self._references(self.files) for looked_at in self._looked_at(scan)]
         for scan in self.scans if self.together else ():
             if (self.together or 0) < 7 or not determines_tensor(scan.bvals, scan.bvecs):
                 raise InputError(
                     f"{scan.path} has {scan.count} volumes, drawn {self.together} at a time; losses across volumes "
                     "need a b0 and six directions at least, so exclude it or raise data.volumes."
                 )
-        self.validation_scans = [self._open(path) for path in self.held_out]
+        self.validation_scans = self._references(self.held_out)
 
     def state_dict(self) -> dict[str, int]:
         """At the end of an epoch, when runs are saved, the number of the next.

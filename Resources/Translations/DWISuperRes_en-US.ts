@@ -204,6 +204,18 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>Begin at native resolution</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Takes a scan that was interpolated before down to the matrix it holds; the scale factor counts from there.</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
+      <source>Be&amp;gin at native resolution</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>Make an uncertainty map</source>
       <translation type="unfinished" />
     </message>

@@ -67,7 +67,7 @@ def json_lines(capfd):
 def test_commands_show_help_with_an_example(capsys):
     commands = ["run", "maps", "compare", "degrade", "evaluate", "train", "demo"]
     commands += ["study layers", "study untrained", "study metrics"]
-    commands += ["checkpoints list", "checkpoints info", "checkpoints import"]
+    commands += ["checkpoints list", "checkpoints info", "checkpoints import", "checkpoints calibrate"]
     for command in commands:
         with pytest.raises(SystemExit) as exit_:
             run(*command.split(), "--help")
@@ -526,3 +526,38 @@ def test_terminating_the_process_stops_it_at_once(tmp_path, checkpoint):
         assert process.wait(timeout=60) == 143
     assert rest[-1]["kind"] == "Cancelled"
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_interpolated_scan_is_told_and_taken_down(scan, checkpoint, tmp_path, capfd):
+    filled, out, native = (tmp_path / f"{name}.nrrd" for name in ("filled", "out", "native"))
+    write_dwi(interpolate(scan, 2), filled)
+    options = ["--checkpoint", checkpoint, "--device", "cpu", "--precision", "fp32", "--progress", "json"]
+    assert run("run", filled, out, *options) == 0
+    told = " ".join(json_lines(capfd)[-1]["warnings"])
+    assert "This scan of 72 x 88 x 4 holds" in told
+    assert "--native takes it down first." in told
+    assert run("run", filled, native, "--native", *options) == 0
+    assert "holds" not in " ".join(json_lines(capfd)[-1]["warnings"])
+    assert read_dwi(out).spatial_shape == (144, 176, 4)
+    assert max(np.abs(np.subtract(read_dwi(native).spatial_shape, (72, 88, 4)))) <= 4
+    assert run("run", filled, tmp_path / "sinc.nrrd", "--native", "--method", "sinc") == 0
+    assert read_dwi(tmp_path / "sinc.nrrd").spatial_shape == read_dwi(native).spatial_shape
+
+
+def test_a_calibrated_checkpoint_is_calibrated(scan_file, checkpoint, tmp_path, capfd):
+    from DWISuperResLib.checkpoints import load_checkpoint
+    from DWISuperResLib.evaluation.evaluate import evaluate
+
+    out = tmp_path / "calibrated.safetensors"
+    options = ["--device", "cpu", "--precision", "fp32", "--progress", "json"]
+    assert run("checkpoints", "calibrate", checkpoint, scan_file, out, *options) == 0
+    factor = json_lines(capfd)[-1]["factor"]
+    before, after = load_checkpoint(checkpoint), load_checkpoint(out)
+    assert (before.card.uncertainty_factor, after.card.uncertainty_factor) == (1.0, factor)
+    assert all((after.weights[name] == values).all() for name, values in before.weights.items())
+    how = {"methods": (), "distances": (), "device": "cpu", "precision": "fp32", "ensemble": True}
+    evaluation = evaluate(read_dwi(scan_file), 2, (out,), **how)
+    found = evaluation.reliability["untrained"]
+    assert found.factor == pytest.approx(1, abs=0.01)
+    np.testing.assert_allclose(found.coverage, found.calibrated, atol=0.01)
+    assert json.loads(evaluation.as_json())["reliability"]["untrained"]["noise"] == pytest.approx(found.noise)

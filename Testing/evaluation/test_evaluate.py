@@ -195,3 +195,19 @@ def test_what_cannot_be_evaluated_is_refused(scan, options, message):
 def test_scans_of_different_tables_are_not_compared(scan):
     with pytest.raises(InputError, match="b-values differ"):
         assess(scan, replace(scan, bvals=scan.bvals * 1.2))
+
+
+def test_the_reference_is_checked_and_taken_down_to_what_it_holds():
+    scan = phantom((40, 48, 5), (4.0, 4.0, 6.0), shells=((0, 1), (1000, 8)), supersampling=1)
+    filled = interpolate(scan, 2)
+    asked = {"checkpoints": (), "methods": ("sinc",), "distances": ()}
+    plain, native = evaluate(filled, 2, **asked), evaluate(filled, 2, native=True, **asked)
+    assert [check.fired for check in plain.checks["reference"]] == [True, False]
+    assert [check.fired for check in native.checks["reference"]] == [False, False]
+    assert [e.conditions["reference at native resolution"] for e in (plain, native)] == [False, True]
+    assert plain.mask.shape == (80, 96, 5)
+    assert max(np.abs(np.subtract(native.mask.shape, scan.spatial_shape))) <= 2
+    # What sinc has to restore of a scan that was filled by it is nothing: an error that says nothing of real detail.
+    assert plain.score("sinc", "signal", "nrmse", volumes="b1000") < 0.5 * native.score(
+        "sinc", "signal", "nrmse", volumes="b1000"
+    )

@@ -4,10 +4,18 @@ from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, rotate
 
 from DWISuperResLib.checkpoints import Card
-from DWISuperResLib.evaluation.selfchecks import domain_range, domain_statistics, fa_deviation, noise_level, self_checks
+from DWISuperResLib.evaluation.selfchecks import (
+    checks_and_warnings,
+    domain_range,
+    domain_statistics,
+    fa_deviation,
+    native_checks,
+    noise_level,
+    self_checks,
+)
 from DWISuperResLib.microstructure import brain_mask, compute_maps
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.resampling.degradation import degrade, rician
@@ -230,3 +238,20 @@ def test_checks_do_not_depend_on_the_unit_of_the_intensities(low, high, card, ex
     for found, wanted in zip(self_checks(*scaled, card, uncertainty=deviation * factor), expected, strict=True):
         assert (found.name, found.fired) == (wanted.name, wanted.fired)
         assert found.value == pytest.approx(wanted.value, rel=1e-3, abs=1e-4), found.name
+
+
+def test_an_interpolated_input_is_told_with_what_it_holds(low, high):
+    assert fired(native_checks(low)) == set()
+    (share, rotation), warnings = native_checks(high), checks_and_warnings(high, high, None)[1]
+    assert (share.fired, rotation.fired) == (True, False)
+    assert share.value == pytest.approx(0.5, abs=0.03)
+    assert share.advice.startswith("This scan of 80 x 96 x 6 holds 4")
+    assert share.advice.endswith("it was interpolated along i and j; --native takes it down first.")
+    assert share.warning in warnings
+
+
+def test_a_rotated_input_is_told(low):
+    edged = interpolate(low, Scale.between(low.spatial_shape, (43, 51, 6)))  # k-space ends at 0.93, as filters have it
+    share, rotation = native_checks(replace(edged, signal=rotate(edged.signal, 10, axes=(0, 1), reshape=False)))
+    assert (share.fired, rotation.fired) == (False, True)
+    assert "at an angle" in rotation.advice

@@ -107,6 +107,7 @@ def controls(ui, second, label, image):
         "sliceAxis": (lambda: setattr(ui.sliceAxisComboBox, "currentIndex", 3), p.SliceAxis.K),
         "ensemble": (ui.ensembleCheckBox.click, True),
         "consistent": (ui.consistentCheckBox.click, True),
+        "native": (ui.nativeCheckBox.click, True),
         "uncertainty": (ui.uncertaintyCheckBox.click, True),
         "outputVolume": (lambda: ui.outputSelector.setCurrentNode(second), second),
         "showUncertainty": (ui.showUncertaintyCheckBox.click, True),

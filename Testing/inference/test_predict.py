@@ -14,10 +14,14 @@ from DWISuperResLib import networks
 from DWISuperResLib.checkpoints import files as checkpoints
 from DWISuperResLib.errors import Cancelled, InputError, ProcessingError
 from DWISuperResLib.inference import predict as engine
+from DWISuperResLib.inference.native import at_native
+from DWISuperResLib.inference.options import InferenceOptions
 from DWISuperResLib.inference.projection import Projection
 from DWISuperResLib.networks.sr_unet import resized
 from DWISuperResLib.networks.views import BlockView, SliceView, Tile
 from DWISuperResLib.resampling import grid
+from DWISuperResLib.resampling.grid import regridded_mask
+from DWISuperResLib.resampling.native import to_native
 from DWISuperResLib.resampling.operators import apply_operators, operator
 from DWISuperResLib.resampling.scale import Scale
 
@@ -478,3 +482,49 @@ def test_the_ensemble_of_blocks_commutes_with_flips_and_the_mask_limits_the_work
     np.testing.assert_allclose(part[:2], result[:2], rtol=1e-3, atol=1e-3 * result.max())
     sinc = dsr.interpolate(small_dwi, "2x2x2").signal
     np.testing.assert_allclose(part[-4:], sinc[-4:], rtol=1e-4, atol=1e-2)
+
+
+@pytest.fixture(scope="module")
+def filled():
+    """A scan that a scanner interpolated along i."""
+    scan = dsr.phantom((40, 48, 4), (4, 4, 5), supersampling=1, shells=((0, 1), (1000, 8)))
+    return dsr.interpolate(scan, Scale.of(2, 1, 1))
+
+
+def test_native_takes_the_scan_and_its_mask_down_first(filled):
+    native = to_native(filled)
+    assert filled.spatial_shape[0] == 80
+    assert native.spatial_shape[0] in (40, 42)
+    mask = np.zeros(filled.spatial_shape, bool)
+    mask[20:60, 10:40, 1:3] = True
+    halved = regridded_mask(mask, native.spatial_shape)
+    result = dsr.super_resolve(filled, checkpoint_of(), 2, **options(native=True, mask=mask))
+    expected = dsr.super_resolve(native, checkpoint_of(), 2, **options(mask=halved, axis="k"))
+    assert result.spatial_shape == (2 * native.spatial_shape[0], 96, 4)
+    np.testing.assert_array_equal(result.signal, expected.signal)
+    corners = [grid.ras_corners(dwi.affine, dwi.spatial_shape) for dwi in (result, filled)]
+    np.testing.assert_allclose(*corners, rtol=0, atol=1e-9)
+
+
+def test_native_leaves_a_full_scan_alone(small_dwi):
+    results = [dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(native=n)).signal for n in (False, True)]
+    np.testing.assert_array_equal(*results)
+
+
+def test_native_keeps_the_slice_axis_that_larger_voxels_would_hide():
+    scan = dsr.phantom((80, 48, 4), (2, 4, 5), supersampling=1, shells=((0, 1), (1000, 8)))
+    low = dsr.degrade(scan, Scale.of(2.6, 1, 1))
+    wide = replace(dsr.interpolate(low, Scale.between(low.spatial_shape, scan.spatial_shape)), acquisition_axis=None)
+    native, chosen, _ = at_native(wide, InferenceOptions(native=True))
+    assert grid.slice_axis(wide) == 2
+    assert native.voxel_sizes[0] > native.voxel_sizes[2]
+    assert (grid.slice_axis(native, chosen.axis), chosen.native) == (2, False)
+
+
+def test_the_uncertainty_is_that_of_the_card(small_dwi):
+    checkpoint = checkpoint_of()
+    calibrated = replace(checkpoint, card=replace(checkpoint.card, uncertainty_factor=2.5))
+    result, spread = engine.super_resolve_with_uncertainty(small_dwi, checkpoint, 2, **options())
+    same, larger = engine.super_resolve_with_uncertainty(small_dwi, calibrated, 2, **options())
+    np.testing.assert_array_equal(same.signal, result.signal)
+    np.testing.assert_allclose(larger, 2.5 * spread, rtol=1e-5)

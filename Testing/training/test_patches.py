@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import rotate
 
 from DWISuperResLib import io
 from DWISuperResLib.errors import InputError
@@ -17,9 +18,11 @@ from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.resampling.degradation import degrade
 from DWISuperResLib.resampling.grid import Frame
 from DWISuperResLib.resampling.operators import operator
+from DWISuperResLib.resampling.scale import Scale
+from DWISuperResLib.resampling.upsamplers import interpolate
 from DWISuperResLib.training import validated
 from DWISuperResLib.training.cache import open_scan
-from DWISuperResLib.training.patches import Batches, EpochSampler, windowed
+from DWISuperResLib.training.patches import Batches, DWIData, EpochSampler, windowed
 from DWISuperResLib.training.tasks import add_noise
 from DWISuperResLib.training.validation import classical, predict, prepare, score
 
@@ -286,3 +289,38 @@ def test_a_block_network_that_adds_nothing_validates_as_its_interpolation(scan):
     shown = predict(lambda x, size: x[:, :1], case, view, torch.device("cpu"))
     expected = classical(case, "bspline")
     np.testing.assert_allclose(shown.signal, np.maximum(expected.signal, 0), atol=1e-1)
+
+
+def test_interpolated_scans_are_copied_as_they_hold_and_rotated_ones_left_out(tmp_path, capfd):
+    scan = phantom((40, 48, 4), (5, 5, 8), supersampling=1, shells=((0, 1), (1000, 8)), snr=20)
+    edged = interpolate(
+        scan, Scale.between(scan.spatial_shape, (43, 51, 4))
+    )  # k-space ends at 0.93, as filters have it
+    turned = dataclasses.replace(edged, signal=rotate(edged.signal, 12, axes=(0, 1), reshape=False))
+    files = {"plain": scan, "filled": interpolate(scan, 2), "turned": turned}
+    for name, dwi in files.items():
+        io.write_dwi(dwi, tmp_path / f"{name}.nii.gz")
+    paths = {name: tmp_path / f"{name}.nii.gz" for name in files}
+    tree = {"data": {"scans": ["x"], "cache": tmp_path / "cache", "patch": 32}}
+
+    def data(*names, **more):
+        config = validated({"data": {**tree["data"], **more}})
+        return DWIData(config, SliceView(0), None, ([paths[name] for name in names], []))
+
+    honest = data("plain", "filled", "turned")
+    honest.prepare_data()
+    honest.setup("fit")
+    assert [scan.path.name for scan in honest.scans] == ["plain.nii.gz", "filled.nii.gz"]
+    plain, filled = honest.scans
+    assert filled.axis == 2
+    assert max(np.abs(np.subtract(filled.extent, plain.extent))) <= 2
+    told = capfd.readouterr().err.splitlines()
+    assert len(told) == 2
+    assert told[0].startswith("filled.nii.gz: This scan of 80 x 96 x 4 holds")
+    assert told[0].endswith("; taken down to that.")
+    assert told[1] == "turned.nii.gz: This scan was resampled at an angle in the plane of i and j; left out."
+    with pytest.raises(InputError, match=r"turned.nii.gz and all .* set data\.native=false"):
+        data("turned").setup("fit")
+    as_given = data("filled", "turned", native=False)
+    as_given.setup("fit")
+    assert [scan.extent for scan in as_given.scans] == [(4, 96, 80), (4, 51, 43)]

@@ -212,6 +212,7 @@ class _Findings:
 def _compute(low: DWI, job: Job, checkpoint: Checkpoint, maps: Sequence[str]) -> tuple[DWI, _Findings]:
     from ...evaluation.change import finer_mask, map_changes
     from ...evaluation.selfchecks import checks_and_warnings
+    from ...inference.native import at_native
     from ...inference.predict import super_resolve
     from ...io import b_value_warning
     from ...microstructure import brain_mask, compute_maps
@@ -223,7 +224,9 @@ def _compute(low: DWI, job: Job, checkpoint: Checkpoint, maps: Sequence[str]) ->
         warnings.append(f"Slice axis {AXIS_NAMES[slice_axis(low)]} is assumed: the header does not tell it.")
     if left_out := [name for name in job.maps if name not in maps]:
         warnings.append(f"The gradient table is too small for {', '.join(left_out)}: not computed.")
-    high = super_resolve(low, checkpoint, job.scale, **asdict(job.inference))
+    low, inference, _ = at_native(low, job.inference)
+    axis = inference.axis
+    high = super_resolve(low, checkpoint, job.scale, **asdict(inference))
     brain = brain_mask(low)
     inside = finer_mask(brain, high.spatial_shape)
     computed = compute_maps(high, maps, mask=inside)

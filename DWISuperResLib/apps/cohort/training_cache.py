@@ -46,7 +46,9 @@ def copy_scans(file: str | Path, overrides: Sequence[str], address: str, report:
     try:
         futures = dict(
             zip(
-                client.map(_copy, files, cache=cache, normalisation=config.normalisation, guides=data.guide),
+                client.map(
+                    _copy, files, cache=cache, normalisation=config.normalisation, guides=data.guide, native=data.native
+                ),
                 files,
                 strict=True,
             )
@@ -62,8 +64,8 @@ def copy_scans(file: str | Path, overrides: Sequence[str], address: str, report:
     return len(files)
 
 
-def _copy(path: Path, cache: Path, normalisation: str, guides: str | Mapping[str, str] | None) -> None:
+def _copy(path: Path, cache: Path, normalisation: str, guides: str | Mapping[str, str] | None, native: bool) -> None:
     """Nothing of the scan travels: the trainer maps the copy from the disk."""
     from ...training.cache import open_scan
 
-    open_scan(path, cache, normalisation, guides)
+    open_scan(path, cache, normalisation, guides, native)
