@@ -36,6 +36,7 @@ class _Convolutions(nn.Module):
         guidance: Sequence[str],
         block: int | None,
         overlap: int | None,
+        guide: bool,
     ) -> None:
         super().__init__()
         _check_whole(1, 1024, filters=filters)
@@ -43,7 +44,7 @@ class _Convolutions(nn.Module):
         if any(k % 2 == 0 for k in kernels):
             raise InputError(f"The kernels are {list(kernels)} voxels wide; expected odd numbers, which have a middle.")
         self.reach = sum(k // 2 for k in kernels)
-        self.view = _view(dimensions, tuple(guidance), block, overlap, self.reach)
+        self.view = _view(dimensions, tuple(guidance), block, overlap, guide, self.reach)
         layer = nn.Conv3d if dimensions == 3 else nn.Conv2d
         widths = (self.view.channels, *filters, 1)
         self.layers = nn.ModuleList()
@@ -94,6 +95,8 @@ class ReCNN(_Convolutions):
     block, overlap : int, optional
         Of blocks, see `views.BlockView`; by default as much overlap as makes the result independent of the division,
         at most half a block.
+    guide : bool
+        Whether a registered image of another contrast or of higher resolution is shown as well (multimodal ReCNN).
 
     Examples
     --------
@@ -111,9 +114,10 @@ class ReCNN(_Convolutions):
         guidance: Sequence[str] = (),
         block: int | None = None,
         overlap: int | None = None,
+        guide: bool = False,
     ) -> None:
         _check_whole(2, 100, layers=[layers])
-        super().__init__([kernel] * layers, [filters] * (layers - 1), dimensions, guidance, block, overlap)
+        super().__init__([kernel] * layers, [filters] * (layers - 1), dimensions, guidance, block, overlap, guide)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Add to (B, C, *n), channel 0 the interpolated image, what interpolation misses; `size` is n."""
@@ -133,7 +137,7 @@ class SRCNN(_Convolutions):
         Edge of each convolution in voxels, odd.
     filters : sequence of int
         Channels between them, one fewer.
-    dimensions, guidance, block, overlap
+    dimensions, guidance, block, overlap, guide
         See `ReCNN`.
 
     Examples
@@ -151,13 +155,14 @@ class SRCNN(_Convolutions):
         guidance: Sequence[str] = (),
         block: int | None = None,
         overlap: int | None = None,
+        guide: bool = False,
     ) -> None:
         if len(kernels) != len(filters) + 1 or not 2 <= len(kernels) <= 100:
             raise InputError(
                 f"SRCNN has {len(kernels)} kernels and {len(filters)} numbers of filters; expected 2 to 100 kernels "
                 "and one number fewer, since the last convolution makes the image."
             )
-        super().__init__(kernels, filters, dimensions, guidance, block, overlap)
+        super().__init__(kernels, filters, dimensions, guidance, block, overlap, guide)
 
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Make (B, 1, *n) of (B, C, *n), channel 0 the interpolated image; `size` is n."""
@@ -185,16 +190,17 @@ def _of_shifts(convolution: Any, x: Tensor) -> Tensor:
 
 
 def _view(
-    dimensions: int, guidance: tuple[str, ...], block: int | None, overlap: int | None, reach: int
+    dimensions: int, guidance: tuple[str, ...], block: int | None, overlap: int | None, guide: bool, reach: int
 ) -> SliceView | BlockView:
     if dimensions == 3:
         size = BLOCK if block is None else block
-        return BlockView(size, min(-(-8 * reach // 3), size // 2) if overlap is None else overlap, guidance)
+        overlap = min(-(-8 * reach // 3), size // 2) if overlap is None else overlap
+        return BlockView(size, overlap, guidance, guide=guide)
     if dimensions != 2:
         raise InputError(f"dimensions is {dimensions!r}; expected 2 (slices) or 3 (blocks).")
     if block is not None or overlap is not None:
         raise InputError("Slices are shown whole: leave block and overlap out, or set dimensions to 3.")
-    return SliceView(0, guidance, kernel="bspline")
+    return SliceView(0, guidance, guide, kernel="bspline")
 
 
 def _check_whole(smallest: int, largest: int, **numbers: Sequence[int]) -> None:

@@ -116,6 +116,23 @@ def test_blocks_show_the_guide_on_the_fine_grid(scan, guide, monkeypatch):
     np.testing.assert_allclose(network.seen[0][0], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_recnn_is_shown_the_guide_on_the_fine_grid(scan, guide, dimensions, monkeypatch):
+    """A network that answers with its guide gives it back, on the result's grid."""
+    network = networks.build("recnn", layers=2, filters=1, dimensions=dimensions, guide=True)
+    assert network.view.channels == 2
+    monkeypatch.setattr(type(network), "forward", lambda self, x, size: x[:, -1:])
+    monkeypatch.setattr(Checkpoint, "network", lambda self: network)
+    checkpoint = Checkpoint(Card("recnn", "recnn", {}, (2,)), {})
+    result = dsr.super_resolve(
+        scan, checkpoint, 2, guide=guide, unchecked_guide=True, mask=np.ones(scan.spatial_shape), **CPU
+    )
+    expected = placed(guide, scan, result.spatial_shape, unchecked=True).clip(0)
+    np.testing.assert_allclose(
+        result.signal / result.signal.max((0, 1, 2)), np.stack([expected] * 7, -1) / expected.max(), atol=1e-4
+    )
+
+
 def test_the_guide_changes_the_result_and_its_unit_does_not(scan, guide, guided):
     first = dsr.super_resolve(scan, guided, 2, guide=guide, **CPU)
     scaled = dsr.super_resolve(scan, guided, 2, guide=replace(guide, image=guide.image * 1000), **CPU)

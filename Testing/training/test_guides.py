@@ -180,7 +180,7 @@ def test_structural_images_are_trained_on(dwi, folder, tmp_path):
     card = checkpoint.card
     assert card.bvals == (0, 0)
     assert {"b0 spread", "brain volume"} <= set(card.statistics)
-    assert "nrmse" in card.scores
-    assert "fa_error" not in card.scores
+    assert "val/nrmse" in card.scores
+    assert "val/fa_error" not in card.scores
     low = degrade(io.read_volume(images[1]), 2)
     assert super_resolve(low, checkpoint, 2, device="cpu").spatial_shape == guide_of(dwi).spatial_shape
