@@ -28,6 +28,8 @@ class _Convolutions(nn.Module):
     (MSRA; He et al. 2015, doi:10.1109/ICCV.2015.123).
     """
 
+    layers: Any
+
     def __init__(
         self,
         kernels: Sequence[int],
@@ -44,7 +46,7 @@ class _Convolutions(nn.Module):
             raise InputError(f"The kernels are {list(kernels)} voxels wide; expected odd numbers, which have a middle.")
         self.reach = sum(k // 2 for k in kernels)
         self.view = _view(dimensions, tuple(guidance), block, overlap, self.reach)
-        layer = nn.Conv3d if dimensions == 3 else nn.Conv2d
+        layer: Any = nn.Conv3d if dimensions == 3 else nn.Conv2d
         widths = (self.view.channels, *filters, 1)
         self.layers = nn.ModuleList(
             layer(n_in, n_out, k, padding=k // 2)
@@ -169,12 +171,12 @@ class SRCNN(_Convolutions):
             return self.layers[-1](features.to(self.layers[-1].weight.dtype))
 
 
-def _of_shifts(convolution: nn.Module, x: Tensor) -> Tensor:
+def _of_shifts(convolution: Any, x: Tensor) -> Tensor:
     """What a convolution makes of few channels (B, C, *n), by way of their shifts along the last axis as channels.
 
     Libraries take channels by the dozen: in bf16 on a processor, 9³ voxels of a single one so cost a fifth of the time.
     """
-    weight: Any = convolution.weight
+    weight = convolution.weight
     edge, reach = weight.shape[-1], weight.shape[-1] // 2
     shifts = functional.pad(x, (reach, reach)).unfold(-1, edge, 1).movedim(-1, 2).flatten(1, 2)
     shifts = shifts.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.channels_last_3d)

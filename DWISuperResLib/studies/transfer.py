@@ -178,7 +178,8 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
 
 def _runs(options: TransferOptions, files: Mapping[str, Sequence[Path]], steps: int) -> list[Run]:
     """Every network on each data set; then on with few scans of the other."""
-    runs, fine_steps = [], max(1, round(steps * options.fine_share))
+    runs: list[Run] = []
+    fine_steps = max(1, round(steps * options.fine_share))
     fine_steps -= fine_steps % STEPS_PER_EPOCH if fine_steps > STEPS_PER_EPOCH else 0
     for name, network in options.networks.items():
         first = {
