@@ -28,6 +28,8 @@ class _Convolutions(nn.Module):
     (MSRA; He et al. 2015, doi:10.1109/ICCV.2015.123).
     """
 
+    layers: Any
+
     def __init__(
         self,
         kernels: Sequence[int],
@@ -44,8 +46,8 @@ class _Convolutions(nn.Module):
         if any(k % 2 == 0 for k in kernels):
             raise InputError(f"The kernels are {list(kernels)} voxels wide; expected odd numbers, which have a middle.")
         self.reach = sum(k // 2 for k in kernels)
-        self.view = _view(dimensions, tuple(guidance), block, overlap, guide, self.reach)
-        layer = nn.Conv3d if dimensions == 3 else nn.Conv2d
+        self.view = _view(dimensions, tuple(guidance), block, overlap, self.reach)
+        layer: Any = nn.Conv3d if dimensions == 3 else nn.Conv2d
         widths = (self.view.channels, *filters, 1)
         self.layers = nn.ModuleList()
         for n_in, n_out, k in zip(widths[:-1], widths[1:], kernels, strict=True):

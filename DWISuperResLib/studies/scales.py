@@ -224,7 +224,7 @@ def factors_of(scale: str) -> tuple[Fraction, Fraction, Fraction]:
     """
     try:
         first, second, across = map(Fraction, scale.split("x"))
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         first = second = across = Fraction(0)
     if not all(1 <= factor <= MAX_FACTOR for factor in (first, second, across)):
         raise InputError(f"The scale to test is {scale!r}; expected three factors from 1 to {MAX_FACTOR}, as 2x2x3.")
