@@ -46,12 +46,12 @@ class _Convolutions(nn.Module):
         if any(k % 2 == 0 for k in kernels):
             raise InputError(f"The kernels are {list(kernels)} voxels wide; expected odd numbers, which have a middle.")
         self.reach = sum(k // 2 for k in kernels)
-        self.view = _view(dimensions, tuple(guidance), block, overlap, self.reach)
+        self.view = _view(dimensions, tuple(guidance), block, overlap, guide, self.reach)
         layer: Any = nn.Conv3d if dimensions == 3 else nn.Conv2d
         widths = (self.view.channels, *filters, 1)
         self.layers = nn.ModuleList()
         for n_in, n_out, k in zip(widths[:-1], widths[1:], kernels, strict=True):
-            convolution: Any = layer(n_in, n_out, k, padding=k // 2)
+            convolution = layer(n_in, n_out, k, padding=k // 2)
             nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
             nn.init.zeros_(convolution.bias)
             self.layers.append(convolution)

@@ -286,7 +286,8 @@ def _interpolated(low: NDArray, shape: Sequence[int], box: Sequence[slice], kern
     Of the coarse grid only what bears on the box is touched, so that memory follows the box and not the volume.
     """
     first = low.ndim - len(shape)
-    windows, operators = list(box), dict[int, NDArray]()
+    windows: list[Any] = list(box)
+    operators: dict[int, NDArray] = {}
     for axis, (n, m, kept) in enumerate(zip(low.shape[first:], shape, box, strict=True)):
         if n != m:
             rows = operator(int(n), int(m), kernel)[kept]
