@@ -124,7 +124,7 @@ class ReCNN(_Convolutions):
     def forward(self, x: Tensor, size: Sequence[int]) -> Tensor:
         """Add to (B, C, *n), channel 0 the interpolated image, what interpolation misses; `size` is n."""
         check_keeps_grid("ReCNN", x, size)
-        return x[:, :1].float() + self.layers[-1](self.features(x)).float()
+        return x[:, :1].float() + _to_one(self.layers[-1], self.features(x))
 
 
 @register("srcnn")
@@ -173,7 +173,7 @@ class SRCNN(_Convolutions):
         # Without a residual, an answer in half precision would be rounded to eight bits.
         with torch.autocast(x.device.type, enabled=False):
             last: Any = self.layers[-1]
-            return last(features.to(last.weight.dtype))
+            return _to_one(last, features.to(last.weight.dtype))
 
 
 def _of_shifts(convolution: Any, x: Tensor) -> Tensor:
@@ -189,6 +189,21 @@ def _of_shifts(convolution: Any, x: Tensor) -> Tensor:
     padding = [*[reach] * (x.ndim - 3), 0]
     weight = weight.movedim(-1, 2).flatten(1, 2).unsqueeze(-1).contiguous()
     return convolve(shifts, weight, convolution.bias, padding=padding)
+
+
+def _to_one(convolution: Any, x: Tensor) -> Tensor:
+    """What a convolution to one channel makes of (B, C, *n), summed in float32 over shifts along the last axis.
+
+    As above: each voxel of the kernel's last axis is a channel made, and a sum of these, shifted, is the one wanted.
+    """
+    weight = convolution.weight
+    length, edge, reach = x.shape[-1], weight.shape[-1], weight.shape[-1] // 2
+    convolve = functional.conv2d if x.ndim == 4 else functional.conv3d
+    padding = [*[reach] * (x.ndim - 3), 0]
+    made = convolve(x, weight[0].movedim(-1, 0).unsqueeze(-1).contiguous(), padding=padding)
+    made = functional.pad(made.to(weight.dtype), (reach, reach))
+    total = sum(made[:, shift : shift + 1, ..., shift : shift + length] for shift in range(edge))
+    return total + convolution.bias.view(1, 1, *[1] * (x.ndim - 2))
 
 
 def _view(
