@@ -38,13 +38,18 @@ from .base import (
 )
 from .scoring import Case, open_case, restore, row_of, with_mean
 
-NETWORK: dict[str, Any] = {
-    "scales": [2, 3],
-    "width": 24,
-    "blocks": [1, 2, 2],
-    "neighbours": 0,
-    "guidance": ["mean_b0", "mean_dwi"],
+NETWORKS: dict[str, dict[str, Any]] = {
+    "sr_unet": {
+        "scales": [2, 3],
+        "width": 24,
+        "blocks": [1, 2, 2],
+        "neighbours": 0,
+        "guidance": ["mean_b0", "mean_dwi"],
+    },
+    "recnn": {"layers": 8, "filters": 24, "dimensions": 2, "guidance": ["mean_b0", "mean_dwi"]},
 }
+"""Small enough that both runs fit into minutes; the first is shown its guide on the coarse grid, the second on the
+fine one."""
 MEASURES = ("DWI NRMSE", "FA MAE", "QA MAE")
 """Columns that the conclusions and figures are about; less is better."""
 KINDS = {"without": ("none",), "with": ("right", "blank", "shifted")}
@@ -66,7 +71,7 @@ class GuidanceOptions(TrainingOptions):
         By which the wrong guide is moved along each axis of the scanner, mm.
     degradation : str
     architecture, arguments
-        The network of slices; it must take an argument `guide`.
+        The network of slices, one of `NETWORKS` or any that takes an argument `guide`, then with arguments.
 
     Raises
     ------
@@ -78,8 +83,8 @@ class GuidanceOptions(TrainingOptions):
     scale: int = option(2, "in-plane factor")
     shift: float = option(20.0, "by which the wrong guide is moved along each axis, mm")
     degradation: str = option("kspace", "what lowers the resolution")
-    architecture: str = option("sr_unet")
-    arguments: Mapping[str, Any] = option(lambda: dict(NETWORK))
+    architecture: str = option("sr_unet", "network: sr_unet, shown the guide on the coarse grid, or recnn, on the fine")
+    arguments: Mapping[str, Any] | None = option(None)
 
     def __post_init__(self) -> None:
         pairs = [text.partition("=") for text in self.guides]
@@ -88,6 +93,10 @@ class GuidanceOptions(TrainingOptions):
                 f"The guides are {list(self.guides)}; expected one pattern relative to the scans' folders, such as "
                 "{name}_T1w.nii.gz, or SCAN=FILE for each scan."
             )
+        if self.arguments is None:
+            if self.architecture not in NETWORKS:
+                raise InputError(f"The network is {self.architecture!r}; expected {' or '.join(NETWORKS)}.")
+            object.__setattr__(self, "arguments", NETWORKS[self.architecture])
 
     @property
     def guide(self) -> str | dict[str, str]:
@@ -198,7 +207,7 @@ def _configuration(options: GuidanceOptions, files: Sequence[Path], steps: int, 
         scales=[options.scale],
         network={
             "architecture": options.architecture,
-            "arguments": {**options.arguments, **({"guide": True} if guided else {})},
+            "arguments": {**(options.arguments or {}), **({"guide": True} if guided else {})},
         },
         degradation={"models": {options.degradation: 1.0}},
         loss=[{"name": "charbonnier"}],

@@ -67,6 +67,7 @@ def test_the_trainings_differ_in_the_guide_alone_and_every_guide_is_tested(scans
     [
         ({"guides": []}, "expected one pattern"),
         ({"guides": ["a=b", "c"]}, "expected one pattern"),
+        ({"architecture": "unet", "arguments": None}, "expected sr_unet or recnn"),
         ({"guides": ["{name}_T2w.nrrd"]}, "is nothing; expected one file"),
         ({"steps": None, "minutes": 0.1}, "too few"),
     ],
