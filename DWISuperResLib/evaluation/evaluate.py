@@ -55,8 +55,8 @@ class Candidate:
         structural image "image".
     maps : dict of array (X, Y, Z)
         Empty for a structural image.
-    direction : array, shape (X, Y, Z, 3), optional
-        Principal diffusion direction, RAS.
+    direction : array, shape (X, Y, Z, 3)
+        Principal diffusion direction, RAS; empty for a structural image.
     spectra : dict of array (bins,)
         Power of the residual "dwi", "fa" and "qa", or "image", over frequency.
     seconds : float
@@ -69,7 +69,7 @@ class Candidate:
     kind: str
     images: dict[str, NDArray]
     maps: dict[str, NDArray]
-    direction: NDArray | None
+    direction: NDArray
     spectra: dict[str, NDArray] = field(default_factory=dict)
     seconds: float = 0.0
     sha256: str = ""
@@ -379,9 +379,19 @@ def _candidate(scorer: Scorer, name: str, kind: str, test: DWI, **facts: Any) ->
     """A scan, measured and reduced to what the report shows, and its rows."""
     scores = scorer(test, name)
     candidate = Candidate(
-        name, kind, _images(scorer, test), scores.maps, scores.direction, _spectra(scorer, test, scores), **facts
+        name,
+        kind,
+        _images(scorer, test),
+        scores.maps,
+        _known(scores.direction),
+        _spectra(scorer, test, scores),
+        **facts,
     )
     return candidate, [{"method": name, "kind": kind, **row} for row in scores.rows]
+
+
+def _known(direction: NDArray | None) -> NDArray:
+    return np.empty((0, 3)) if direction is None else direction
 
 
 def _images(scorer: Scorer, dwi: DWI) -> dict[str, NDArray]:
@@ -416,7 +426,7 @@ def _evaluation(
     dwi = scorer.reference
     images = _images(scorer, dwi)
     reference = Candidate(
-        scorer.name, "reference", images, scorer.fitted, scorer.fitted_direction, sha256=signal_hash(dwi)
+        scorer.name, "reference", images, scorer.fitted, _known(scorer.fitted_direction), sha256=signal_hash(dwi)
     )
     candidates = tuple(candidate for candidate, _ in found)
     conditions = {
