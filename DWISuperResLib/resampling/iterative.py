@@ -57,7 +57,7 @@ def low_rank_tv(
     model : str
         One of `degradation.DEGRADATIONS`, along every axis that becomes finer.
     low_rank, total_variation : float
-        Weights. Of signal scaled to [0, 1], 0.01, which the authors give for theirs, blurs what was measured: two
+        Weights. Of signal scaled to [0, 1], 0.01, the usual setting elsewhere, blurs what was measured: two
         scans in vivo came back 0.3 to 2 dB worse than from sinc, with these weights 0.1 to 1 dB better.
     iterations : int
         At most.
