@@ -260,7 +260,10 @@ def test_look_of_the_panel(module, host):
     widget = module.DWISuperResWidget()
     reference = mrml.add_dwi_node(small_phantom(), "DWI phantom")
     widget.panel.parameters.inputVolume = widget.panel.parameters.referenceVolume = reference
+    for name in ("checkpointComboBox", "scaleComboBox", "batchComboBox", "degradationComboBox"):  # of any length
+        getattr(widget.panel.ui, name).addItem("a long name " * 9)
     widget.parent.show()
+    assert widget.parent.layout().minimumSize().width() <= 440
     height = widget.parent.layout().heightForWidth(440)
     widget.parent.resize(440, height)
     host.application.processEvents()
