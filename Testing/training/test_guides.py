@@ -183,4 +183,4 @@ def test_structural_images_are_trained_on(dwi, folder, tmp_path):
     assert "val/nrmse" in card.scores
     assert "val/fa_error" not in card.scores
     low = degrade(io.read_volume(images[1]), 2)
-    assert super_resolve(low, checkpoint, 2, device="cpu").spatial_shape == guide_of(dwi).spatial_shape
+    assert super_resolve(low, checkpoint, 2, axis=2, device="cpu").spatial_shape == guide_of(dwi).spatial_shape
