@@ -108,7 +108,7 @@
       <translation type="unfinished" />
     </message>
     <message>
-      <source>&amp;Guide:</source>
+      <source>Guide:</source>
       <translation type="unfinished" />
     </message>
     <message>
