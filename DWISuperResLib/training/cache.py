@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
@@ -25,6 +25,7 @@ from ..resampling.grid import Frame, in_plane_axes, slice_axis
 from ..resampling.native import measure_support, to_native
 from ..resampling.scale import Scale
 from .configuration import Configuration, Data
+from .simulation import simulated_dwi
 
 FINEST_STEP = 20
 """Factors are taken as fractions with at most this denominator: patches begin where voxels of both grids do."""
@@ -51,6 +52,8 @@ class Scan:
         Mean signal of the b0 volumes (of all volumes where there is none) in the brain.
     guide_path : Path, optional
         File of the guide, whose copy lies on the scan's grid.
+    is_simulated : bool
+        Whether it was made of structural images: no scan is like it.
     remark : str
         What was found to be wrong with its resolution: a sentence, or nothing.
     is_reference : bool
@@ -67,6 +70,7 @@ class Scan:
     normalisation: Normalisation
     level: float
     guide_path: Path | None = None
+    is_simulated: bool = False
     remark: str = ""
     is_reference: bool = True
 
@@ -195,18 +199,49 @@ def open_scan(
     """
     guide = find_guide(path, guides)
     folder = cache / f"{path.name.split('.')[0]}-{_key(path, normalisation, guide, native)}"
-    if not (folder / "scan.json").is_file():
-        if folder.is_dir() and any(folder.iterdir()):
-            raise _damaged(folder, "it holds no scan.json")
-        cache.mkdir(parents=True, exist_ok=True)
-        try:
-            with io.output_directory(folder, wait=True) as temporary:
-                _copy_file(path, temporary, normalisation, guide, native)
-        except DWISuperResError:
-            # Another process has written the same copy meanwhile.
-            if not (folder / "scan.json").is_file():
-                raise
+    _make_once(folder, lambda temporary: _copy_file(path, temporary, normalisation, guide, native))
     return copied_scan(folder, path, guide)
+
+
+def open_simulated(files: Sequence[Path], seed: int, cache: Path, normalisation: str) -> Scan:
+    """Memory-map a scan that is simulated of structural images of one head, making it first if it is not in `cache`.
+
+    Raises
+    ------
+    InputError
+        If an image cannot be read, they lie on different grids or show nothing, or the copy is damaged.
+    """
+    keys = [_key(path, normalisation, None, native=False) for path in files]
+    key = hashlib.sha256(f"{keys}|{seed}".encode()).hexdigest()[:16]
+    folder = cache / f"simulated-{files[0].name.split('.')[0]}-{key}"
+    _make_once(folder, lambda temporary: _simulate(files, seed, temporary, normalisation))
+    return replace(copied_scan(folder, files[0]), is_simulated=True)
+
+
+def _simulate(files: Sequence[Path], seed: int, folder: Path, kind: str) -> None:
+    volumes = [io.read_volume(path) for path in files]
+    for path, volume in zip(files, volumes, strict=True):
+        if not np.allclose(volume.affine, volumes[0].affine, atol=1e-3):
+            raise InputError(f"{path} lies on another grid than {files[0]}; list only images of one grid together.")
+    try:
+        copy_scan(simulated_dwi([volume.image for volume in volumes], volumes[0].affine, seed), folder, kind)
+    except InputError as error:
+        raise InputError(f"{files[0]}: {error}") from error
+
+
+def _make_once(folder: Path, write: Callable[[Path], None]) -> None:
+    """Fill the folder of a copy unless it, or another process meanwhile, has been filled."""
+    if (folder / "scan.json").is_file():
+        return
+    if folder.is_dir() and any(folder.iterdir()):
+        raise _damaged(folder, "it holds no scan.json")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with io.output_directory(folder, wait=True) as temporary:
+            write(temporary)
+    except DWISuperResError:
+        if not (folder / "scan.json").is_file():
+            raise
 
 
 def copied_scan(folder: Path, path: Path, guide: Path | None = None) -> Scan:

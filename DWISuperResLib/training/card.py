@@ -32,12 +32,13 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
     ]
     planes, across = [size for pair, _ in sizes for size in pair], [size for _, size in sizes]
     coarsest = config.augmentation.resample[1]
-    weighted = [b for scan in scans for b in scan.bvals]
+    weighted = [b for scan in scans if not scan.is_simulated for b in scan.bvals]
     holes = {"holes": "16 x 16 px, Poisson-disc distributed, over half of every slice"}
     drawn: dict[str, Any] = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
     degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
     guides = sorted({scan.guide_path.name for scan in scans if scan.guide_path})
-    statistics = describe_scans(config, scans, degradation.get("model"))
+    structural = sorted({scan.path.name for scan in scans if scan.is_simulated})
+    statistics = describe_scans(config, [s for s in scans if not s.is_simulated], degradation.get("model"))
     return Card(
         name=config.name,
         architecture=config.network.architecture,
@@ -56,7 +57,8 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         loss={"terms": module.loss.description},
         scores={"monitored": config.validation.monitor, **reached["scores"]},
         training={
-            "scans": sorted({scan.path: scan.path.name for scan in scans}.values()),
+            "scans": sorted({scan.path: scan.path.name for scan in scans if not scan.is_simulated}.values()),
+            **({"structural": structural} if structural else {}),
             "held_out": sorted(scan.path.name for scan in data.validation_scans),
             **({"guides": guides} if guides else {}),
             "steps": reached["step"],

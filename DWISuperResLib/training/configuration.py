@@ -145,6 +145,12 @@ class Data(Section):
         default=None,
         description="regular expression; scans whose paths match to the same text are one subject",
     )
+    structural: list[str | list[str]] = Field(
+        default=[],
+        description="structural images, several of one head on one grid as a list, of which scans of random contrast "
+        "are simulated: references finer than DWI ever is",
+    )
+    simulations: PositiveInt = Field(default=2, description="scans simulated of each of `structural`")
     guide: str | dict[str, str] | None = Field(
         default=None,
         description="structural image of each scan, for guided networks: a pattern relative to the scan's folder, "

@@ -19,7 +19,7 @@ from ..dwi import B0_THRESHOLD
 from ..errors import InputError
 from ..microstructure.tensor import determines_tensor
 from ..networks.views import Assembler, View
-from .cache import Scan, open_scan
+from .cache import Scan, open_scan, open_simulated
 from .configuration import Configuration
 from .configuration import Factors as Triple
 from .tasks import TASKS, Slab, lowered, separable
@@ -352,6 +352,16 @@ class DWIData(lightning.LightningDataModule):
         data = self.config.data
         return open_scan(path, self.cache, self.config.normalisation, data.guide, data.native)
 
+    def _simulated(self) -> list[Scan]:
+        """Scans of random contrast, made of structural images."""
+        data, found = self.config.data, []
+        for number, files in enumerate(data.structural):
+            paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
+            for n in range(data.simulations):
+                seed = (self.config.seed * 1000 + number) * 1000 + n
+                found.append(open_simulated(paths, seed, self.cache, self.config.normalisation))
+        return found
+
     def _references(self, files: Sequence[Path]) -> list[Scan]:
         """Those of some scans that show what a network should make."""
         scans = [self._open(path) for path in files]
@@ -377,10 +387,12 @@ class DWIData(lightning.LightningDataModule):
             if scan.remark:
                 done = "taken down to that" if scan.is_reference else "left out"
                 print(f"{path.name}: {scan.remark.removesuffix('.')}; {done}.", file=sys.stderr)
+        self._simulated()
 
     def setup(self, stage: str) -> None:
         """Open them."""
-        self.scans = [looked_at for scan in self._references(self.files) for looked_at in self._looked_at(scan)]
+        scans = [*self._references(self.files), *self._simulated()]
+        self.scans = [looked_at for scan in scans for looked_at in self._looked_at(scan)]
         for scan in self.scans if self.together else ():
             if (self.together or 0) < 7 or not determines_tensor(scan.bvals, scan.bvecs):
                 raise InputError(

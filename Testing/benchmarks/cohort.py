@@ -37,7 +37,7 @@ LONGEST_SECONDS = 1800
 def main(argv: list[str] | None = None) -> int:
     """Run, print, judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shared = Path(os.environ.get("DWISUPERRES_SHARED", ROOT / "shared")) / "data"
+    shared = Path(os.environ.get("DWISUPERRES_SHARED", ROOT.parent / "shared")) / "data"
     parser.add_argument("data", nargs="?", type=Path, default=shared, help="folder of the development scans")
     parser.add_argument("--scans", type=int, default=40)
     parser.add_argument("--folder", type=Path, help="keep everything in this new folder")

@@ -31,7 +31,8 @@ from Testing.benchmarks.harness import Result, compare, parser, report
 
 ROOT = Path(__file__).parents[2]
 WORKER = [sys.executable, "-m", "DWISuperResLib.gui.worker"]
-SCAN = Path(os.environ.get("DWISUPERRES_SHARED", ROOT / "shared")) / "data/siemens_b15_dti20/siemens_b15_dti20.nii.gz"
+SHARED = Path(os.environ.get("DWISUPERRES_SHARED", ROOT.parent / "shared"))
+SCAN = SHARED / "data/siemens_b15_dti20/siemens_b15_dti20.nii.gz"
 """A whole brain at 2 mm with 42 volumes; its phantom where it is not at hand."""
 FIRST_SLICE_LIMIT = 1.0
 """Seconds from a second Apply to its first slice."""
