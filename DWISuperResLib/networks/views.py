@@ -34,7 +34,7 @@ NEGLIGIBLE = 1e-7
 """Weight of a coarse voxel beside 1, below which an interpolation leaves it out: float32 would not show it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)  # there may be a hundred thousand
 class Tile:
     """A box of a frame: where it begins and ends along slices, rows and columns.
 
