@@ -208,15 +208,12 @@ class _Run:
         dwi, view = self.dwi, self.view
         make = np.zeros if view.dimensions == 3 else np.empty
         signal = make((*self.shape, dwi.n_volumes), np.float32, order="F")
-        spread = np.zeros_like(signal, order="F") if keep_spread else None
-        canvas = Canvas(self.frame.view(signal), view, self.tiles)
-        spreads = None if spread is None else Canvas(self.frame.view(spread), view, self.tiles)
-        operators = {
-            a: operator(n, m, "sinc")
-            for a, (n, m) in enumerate(zip(self.low.shape[1:], self.fine, strict=True))
-            if n != m
-        }
-        canvas.fill(self.low, operators)
+        canvas, spread, spreads = Canvas(self.frame.view(signal), view, self.tiles), None, None
+        if keep_spread:
+            spread = np.zeros_like(signal, order="F")
+            spreads = Canvas(self.frame.view(spread), view, self.tiles)
+        lengths = zip(self.low.shape[1:], self.fine, strict=True)
+        canvas.fill(self.low, {a: operator(n, m, "sinc") for a, (n, m) in enumerate(lengths) if n != m})
         report = progress or (lambda fraction, message: None)
         what = "slices" if view.dimensions == 2 else "blocks"
         report(0.0, f"super-resolving {len(self.tiles)} {what} of {dwi.n_volumes} volumes on {self.device}")
@@ -231,10 +228,13 @@ class _Run:
                     spreads.add(deviation, tile, volumes)
                 report(done, "super-resolving")
             if self.options.consistent and self.shape != dwi.spatial_shape:
-                coarse = self.low.shape[1:]
-                project = Projection(coarse, self.fine, self.card.degradation, self.slices, self.device)
-                canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
+                self._make_consistent(canvas)
         return replace(dwi, signal=signal, affine=self.scale.refine(dwi.affine, dwi.spatial_shape)), spread
+
+    def _make_consistent(self, canvas: Canvas) -> None:
+        coarse = self.low.shape[1:]
+        project = Projection(coarse, self.fine, self.card.degradation, self.slices, self.device)
+        canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
 
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""

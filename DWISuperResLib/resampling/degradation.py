@@ -178,10 +178,8 @@ def _thickness(
         raise InputError(f"fwhm is {fwhm!r}; expected one number, the slice thickness in mm.")
     if fwhm is None and gap is None:
         return [0.0, 0.0, 0.0]
-    if gap is not None and shape[axis] == dwi.spatial_shape[axis]:
-        raise InputError(f"gap is {gap!r} mm, but the scale leaves the slices as they are; give one such as 1x1x2.")
-    if gap is not None and not 0 <= gap < distance:
-        raise InputError(f"gap is {gap!r} mm; expected 0 to less than the distance of the slices, {distance:.4g} mm.")
+    if gap is not None:
+        _check_gap(gap, distance, kept=shape[axis] == dwi.spatial_shape[axis])
     if fwhm is None:
         return [(distance - (gap or 0.0)) / sample if a == axis else 0.0 for a in range(3)]
     if not 0 < fwhm < np.inf:
@@ -192,6 +190,13 @@ def _thickness(
             f"{distance:.4g} mm; give one of the two, or the scale that fits."
         )
     return [fwhm / sample if a == axis else 0.0 for a in range(3)]
+
+
+def _check_gap(gap: float, distance: float, kept: bool) -> None:
+    if kept:
+        raise InputError(f"gap is {gap!r} mm, but the scale leaves the slices as they are; give one such as 1x1x2.")
+    if not 0 <= gap < distance:
+        raise InputError(f"gap is {gap!r} mm; expected 0 to less than the distance of the slices, {distance:.4g} mm.")
 
 
 def _of_kernel(kernel: str) -> Callable[[int, int, float | None], Matrix]:

@@ -205,12 +205,18 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
         best = sum(psnr[name, factors] == max(psnr[other, factors] for other in names) for factors in tested)
         mean = sum(psnr[name, factors] for factors in tested) / len(tested)
         sentences.append(f"{name}: PSNR {mean:.2f} dB on average, best of {len(names)} at {best} of {len(tested)}.")
-    for single, (scales, _) in TRAINED.items():
-        both = [name for name, (several, _) in TRAINED.items() if len(several) > 1 and name in names]
-        if len(scales) == 1 and single in names and scales[0] in tested:
-            changes = [f"{psnr[name, scales[0]] - psnr[single, scales[0]]:+.2f} dB ({name})" for name in both]
-            if changes:
-                sentences.append(f"At {scales[0]}, beside the network trained on it alone: {', '.join(changes)}.")
+    return sentences + _beside_single(psnr, names, tested)
+
+
+def _beside_single(psnr: Mapping[tuple[str, str], float], names: Sequence[str], tested: Sequence[str]) -> list[str]:
+    """Networks of several factors, each at the factor of a network that was trained on it alone."""
+    sentences = []
+    both = [name for name, (several, _) in TRAINED.items() if len(several) > 1 and name in names]
+    alone = {name: scales[0] for name, (scales, _) in TRAINED.items() if len(scales) == 1 and name in names}
+    for single, scale in alone.items() if both else ():
+        if scale in tested:
+            changes = ", ".join(f"{psnr[name, scale] - psnr[single, scale]:+.2f} dB ({name})" for name in both)
+            sentences.append(f"At {scale}, beside the network trained on it alone: {changes}.")
     return sentences
 
 

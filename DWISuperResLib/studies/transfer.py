@@ -165,15 +165,21 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
     for tested, foreign in zip(SETS, reversed(SETS), strict=True):
         interpolated = {m: value for (t, m, trained), value in psnr.items() if t == tested and trained == "none"}
         best = max(interpolated, key=interpolated.__getitem__, default="")
+        beside = f"; {best} {interpolated[best]:.2f} dB." if best else "."
         for method in dict.fromkeys(method for t, method, trained in psnr if t == tested and trained != "none"):
-            own, other = (psnr.get((tested, method, trained)) for trained in (tested, foreign))
-            if own is None or other is None:
-                continue
-            sentence = f"{method} on {tested}: PSNR {own:.2f} dB trained on it, {other:.2f} dB trained on {foreign}"
-            tuned = [v for (t, m, trained), v in psnr.items() if (t, m) == (tested, method) and trained not in SETS]
-            sentence += "".join(f", {value:.2f} dB after going on with few of its scans" for value in tuned)
-            sentences.append(sentence + (f"; {best} {interpolated[best]:.2f} dB." if best else "."))
+            if sentence := _of_method(psnr, method, tested, foreign):
+                sentences.append(sentence + beside)
     return sentences
+
+
+def _of_method(psnr: Mapping[tuple[str, str, str], float], method: str, tested: str, foreign: str) -> str:
+    """Own against foreign training; nothing while one of them is missing."""
+    own, other = (psnr.get((tested, method, trained)) for trained in (tested, foreign))
+    if own is None or other is None:
+        return ""
+    tuned = [v for (t, m, trained), v in psnr.items() if (t, m) == (tested, method) and trained not in SETS]
+    sentence = f"{method} on {tested}: PSNR {own:.2f} dB trained on it, {other:.2f} dB trained on {foreign}"
+    return sentence + "".join(f", {value:.2f} dB after going on with few of its scans" for value in tuned)
 
 
 def _runs(options: TransferOptions, files: Mapping[str, Sequence[Path]], steps: int) -> list[Run]:

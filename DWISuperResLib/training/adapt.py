@@ -187,23 +187,9 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
     factors: Factors = exactly[0] if exactly else (first, second, float(scale.factors[slices]))
     if factors[2] > 1 and max(factors[:2]) > 1:
         raise InputError(f"An adaptation refines slices or their distance, the scale {scale} both; run one by one.")
-    architecture, arguments, coarser = card.architecture, dict(card.arguments), 1.0
-    if factors[2] > 1:
-        coarser = _coarser_in_plane(dwi, factors[2], slices)
-    if not served:
-        whole = int(factors[2])
-        if factors[2] == 1 or card.architecture != "sr_unet" or whole != factors[2]:
-            raise InputError(
-                f"The checkpoint {card.name!r} serves scales {card.served_text}, not {scale}; to these an adaptation "
-                "adds whole through-plane factors of an sr_unet alone, such as 1x1x3."
-            )
-        # Neighbours lie a slice apart in training and a pixel apart when it is used; what a slice profile leaves is
-        # not band-limited.
-        arguments |= {"scales": [[1, whole]], "neighbours": 0, "band_limited": False}
-    # Of the loss that the network was trained with, what a scan can teach: signals, and the FA fitted to them.
-    weighted = np.count_nonzero(~dwi.is_b0)
-    fitted = 0 < weighted < dwi.n_volumes and determines_tensor(dwi.bvals, dwi.bvecs)
-    fa = [term for term in card.loss.get("terms", ()) if term.get("name") == "fa"] if fitted else []
+    coarser = _coarser_in_plane(dwi, factors[2], slices) if factors[2] > 1 else 1.0
+    arguments = dict(card.arguments) if served else _through_plane_arguments(card, factors, scale)
+    fa = _fa_terms(card, dwi)
     model = "profile" if factors[2] > 1 else str(card.degradation.get("model", "kspace"))
     config = validated(
         {
@@ -219,7 +205,27 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
             "schedule": {"learning_rate": FINE_TUNING if served else FRESH, "warmup": 0.1, "weight_decay": 0},
         },
     )
-    return _Plan(factors, architecture, arguments, served, TOGETHER if fa else None, config)
+    return _Plan(factors, card.architecture, arguments, served, TOGETHER if fa else None, config)
+
+
+def _through_plane_arguments(card: Card, factors: Factors, scale: Scale) -> dict[str, Any]:
+    """Of a network that is made to serve a through-plane factor; InputError where it cannot be."""
+    whole = int(factors[2])
+    if factors[2] == 1 or card.architecture != "sr_unet" or whole != factors[2]:
+        raise InputError(
+            f"The checkpoint {card.name!r} serves scales {card.served_text}, not {scale}; to these an adaptation "
+            "adds whole through-plane factors of an sr_unet alone, such as 1x1x3."
+        )
+    # Neighbours lie a slice apart in training and a pixel apart when it is used; what a slice profile leaves is
+    # not band-limited.
+    return {**card.arguments, "scales": [[1, whole]], "neighbours": 0, "band_limited": False}
+
+
+def _fa_terms(card: Card, dwi: DWI) -> list[dict[str, Any]]:
+    """Of the loss that the network was trained with: those of the FA, where the scan determines one."""
+    weighted = np.count_nonzero(~dwi.is_b0)
+    fitted = 0 < weighted < dwi.n_volumes and determines_tensor(dwi.bvals, dwi.bvecs)
+    return [term for term in card.loss.get("terms", ()) if term.get("name") == "fa"] if fitted else []
 
 
 def _coarser_in_plane(dwi: DWI, factor: float, slices: int) -> float:

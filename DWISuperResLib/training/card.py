@@ -24,20 +24,10 @@ SCANS_DESCRIBED = 20
 def make_card(config: Configuration, data: DWIData, module: Training, reached: dict[str, Any]) -> Card:
     """The card of a network as it was when `reached` was noted: everything the training knows."""
     scans = data.scans
-    sizes = [
-        scan.coarse_sizes(triple)
-        for scan in scans
-        for triple in config.served
-        if data.view.dimensions == 3 or scan.stacked in scan.planes(triple, config.data)
-    ]
-    planes, across = [size for pair, _ in sizes for size in pair], [size for _, size in sizes]
-    coarsest = config.augmentation.resample[1]
     weighted = [b for scan in scans if not scan.is_simulated for b in scan.bvals]
     holes = {"holes": "16 x 16 px, Poisson-disc distributed, over half of every slice"}
     drawn: dict[str, Any] = holes if config.task == "ssfd" else config.degradation.model_dump(mode="json")
     degradation = {"model": max(drawn["models"], key=drawn["models"].get)} if config.task == "super-resolution" else {}
-    guides = sorted({scan.guide_path.name for scan in scans if scan.guide_path})
-    structural = sorted({scan.path.name for scan in scans if scan.is_simulated})
     statistics = describe_scans(config, [s for s in scans if not s.is_simulated], degradation.get("model"))
     return Card(
         name=config.name,
@@ -47,20 +37,14 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         task=config.task,
         normalisation=config.normalisation,
         degradation=degradation | drawn,
-        voxel_sizes={
-            "in_plane": [round(min(planes), 3), round(max(planes) * coarsest, 3)],
-            "slice": [round(min(across), 3), round(max(across), 3)],
-        },
+        voxel_sizes=_voxel_sizes(config, data),
         bvals=(min(weighted), max(weighted)),
         snr=tuple(statistics.pop("snr", ())),
         statistics=statistics,
         loss={"terms": module.loss.description},
         scores={"monitored": config.validation.monitor, **reached["scores"]},
         training={
-            "scans": sorted({scan.path: scan.path.name for scan in scans if not scan.is_simulated}.values()),
-            **({"structural": structural} if structural else {}),
-            "held_out": sorted(scan.path.name for scan in data.validation_scans),
-            **({"guides": guides} if guides else {}),
+            **_sources(data),
             "steps": reached["step"],
             "minutes": round(reached["seconds"] / 60, 2),
             "seed": config.seed,
@@ -72,6 +56,33 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         licence=config.licence,
         provenance=config.provenance,
     )
+
+
+def _voxel_sizes(config: Configuration, data: DWIData) -> dict[str, list[float]]:
+    """Ranges, in mm, within slices and across them, of what the network is given."""
+    sizes = [
+        scan.coarse_sizes(triple)
+        for scan in data.scans
+        for triple in config.served
+        if data.view.dimensions == 3 or scan.stacked in scan.planes(triple, config.data)
+    ]
+    planes, across = [size for pair, _ in sizes for size in pair], [size for _, size in sizes]
+    coarsest = config.augmentation.resample[1]
+    return {
+        "in_plane": [round(min(planes), 3), round(max(planes) * coarsest, 3)],
+        "slice": [round(min(across), 3), round(max(across), 3)],
+    }
+
+
+def _sources(data: DWIData) -> dict[str, list[str]]:
+    """Names of the files, by what they were used for."""
+    names = {
+        "scans": {scan.path: scan.path.name for scan in data.scans if not scan.is_simulated},
+        "structural": {scan.path: scan.path.name for scan in data.scans if scan.is_simulated},
+        "held_out": {scan.path: scan.path.name for scan in data.validation_scans},
+        "guides": {scan.guide_path: scan.guide_path.name for scan in data.scans if scan.guide_path},
+    }
+    return {use: sorted(found.values()) for use, found in names.items() if found or use in ("scans", "held_out")}
 
 
 def describe_scans(config: Configuration, scans: list[Scan], model: str | None) -> dict[str, list[float]]:

@@ -94,14 +94,7 @@ class Batches(Dataset):
         rng = np.random.default_rng((self.config.seed, index))
         triples = [self._triple(rng)] * data.slabs
         transposed = bool(augmentation.rotations and rng.random() < 0.5)
-        if self.view.kernel is None or data.patch is None:
-            chosen = self._scans(triples[0], data.slabs, rng)
-            if data.patch is None:
-                chosen[:] = chosen[0]
-        else:
-            # On the fine grid, patches of all factors have one shape.
-            triples[1:] = [self._triple(rng) for _ in triples[1:]]
-            chosen = np.concatenate([self._scans(triple, 1, rng) for triple in triples])
+        chosen = self._chosen(triples, rng)
         coarser = float(rng.uniform(*augmentation.resample))
         places = [self._place(self.scans[c], triple, coarser) for c, triple in zip(chosen, triples, strict=True)]
         patch = self._patch(places)
@@ -112,6 +105,15 @@ class Batches(Dataset):
             "gradients": [g for part in parts for g in part["gradients"]],
             **{k: torch.cat([p[k] for p in parts]) for k in ("input", "target", "gains", "offsets")},
         }
+
+    def _chosen(self, triples: list[Triple], rng: np.random.Generator) -> NDArray[np.intp]:
+        """Numbers of the scans that slabs are taken of; `triples` are drawn anew where each may have its own."""
+        if self.view.kernel is None or self.config.data.patch is None:
+            chosen = self._scans(triples[0], len(triples), rng)
+            return chosen if self.config.data.patch else np.full_like(chosen, chosen[0])
+        # On the fine grid, patches of all factors have one shape.
+        triples[1:] = [self._triple(rng) for _ in triples[1:]]
+        return np.concatenate([self._scans(triple, 1, rng) for triple in triples])
 
     def _triple(self, rng: np.random.Generator) -> Triple:
         return self.config.scales[int(rng.integers(len(self.config.scales)))]
