@@ -19,7 +19,7 @@ def test_workers_write_the_copies_that_training_opens(make_dataset, tmp_path, sc
     assert copy_scans(config, [], scheduler, Reporter()) == 2
     cache = tmp_path / "run" / "cache"
     written = {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()}
-    scan = open_scan(Path(root / "sub-1/dwi/sub-1_dwi.nii.gz").resolve(), cache, "volume", True)
+    scan = open_scan(Path(root / "sub-1/dwi/sub-1_dwi.nii.gz").resolve(), cache, "volume", native=True)
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*") if path.is_file()} == written
     assert scan.count == 9
     assert np.isfinite(scan.level)
