@@ -182,8 +182,8 @@ class _Scan(Protocol):
     def like(self, series: DWI) -> Self: ...
 
 
+# A DWI or a Volume; what is computed of it is of the same kind.
 AnyScan = TypeVar("AnyScan", bound=_Scan)
-"""A DWI or a Volume; what is computed of it is of the same kind."""
 
 
 def foreground_mask(signal: NDArray[np.floating]) -> NDArray[np.bool_]:
