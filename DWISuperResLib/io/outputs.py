@@ -124,7 +124,7 @@ def working_in(folder: str | os.PathLike) -> Iterator[None]:
 
     Examples
     --------
-    >>> with working_in("training"), working_in("training"):
+    >>> with working_in("training"), working_in("training"):  # doctest: +ELLIPSIS
     ...     pass
     Traceback (most recent call last):
     DWISuperResLib.errors.InputError: Another run (process ...) is writing training; wait until ...
@@ -250,16 +250,34 @@ def _lock(target: Path, folder: Path, wait: bool = False) -> Iterator[None]:
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 break
         os.close(file)  # whoever held the lock has removed the file since: begin anew
+    _HELD.add(file)
     try:
         os.write(file, str(os.getpid()).encode("ascii"))
         yield
     finally:
+        _HELD.discard(file)
         if sys.platform == "win32":  # an open file cannot be removed there; who waits for it has opened it already
             os.close(file)
         with suppress(OSError):
             path.unlink()
         if sys.platform != "win32":
             os.close(file)
+
+
+_HELD: set[int] = set()
+"""Open files of the locks that this process holds."""
+
+
+def _leave_locks_to_the_parent() -> None:
+    # A lock lasts for as long as any process has its file open: the workers of a killed run outlive it by seconds.
+    for file in _HELD:
+        with suppress(OSError):
+            os.close(file)
+    _HELD.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leave_locks_to_the_parent)
 
 
 def _try_lock(file: int) -> bool:

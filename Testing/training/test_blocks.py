@@ -198,7 +198,7 @@ def test_the_untrained_loss_trains_blocks_as_it_trains_slices(folder, scan, tmp_
             float(loss(network(batch["input"], batch["target"].shape[2:]), batch["target"])[0])
             for network in (before, checkpoint.network())
         ]
-    assert losses[1] < 0.6 * losses[0]
+    assert losses[1] < 0.9 * losses[0]
 
 
 def test_features_of_slices_are_no_loss_for_blocks():
