@@ -29,7 +29,7 @@ def host():
 def dependencies(host, monkeypatch):
     from DWISuperResLib.gui import dependencies
 
-    missing = {"dipy>=1.9"}
+    missing = {"dipy>=1.12"}
     monkeypatch.setattr(slicer.packaging, "pip_check", lambda requirement: requirement not in missing)
 
     def pip_ensure(requirements, **options):
@@ -45,9 +45,9 @@ def test_asked_once_and_installed(dependencies, host):
     for _ in range(2):
         dependencies.Dependencies().ensure()
     assert len(host.questions) == 1
-    assert "dipy>=1.9" in host.questions[0]
+    assert "dipy>=1.12" in host.questions[0]
     assert "GB" in host.questions[0]
-    assert host.installed == [["dipy>=1.9"]]
+    assert host.installed == [["dipy>=1.12"]]
 
 
 def test_declined(dependencies, host):
