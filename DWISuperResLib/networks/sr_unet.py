@@ -101,10 +101,9 @@ class SRUNet(nn.Module):
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
             features = stage(functional.pixel_shuffle(up(features), 2).add_(skips.pop()))
         residual = resized(self.tails[_name(factors)](features[..., :height, :width]).float(), size)
-        kept = x[:, :1].float()
-        if self.band_limited:  # less what k-space truncation to the input's matrix would keep of the residual
-            kept = kept - resized(residual, (height, width))
-        return resized(kept, size) + residual
+        if self.band_limited:  # without what k-space truncation to the input's matrix would keep of it
+            residual = residual - resized(resized(residual, (height, width)), residual.shape[-2:])
+        return resized(x[:, :1], size) + residual
 
     def _factors_for(self, shape: Sequence[int], size: Sequence[int]) -> tuple[int, int]:
         """Those of rows and columns; in descending order where they are of a pair that is to be transposed."""
