@@ -135,6 +135,16 @@ class TrainingOptions(StudyOptions):
             **sections,
         }
 
+    def plan(
+        self, cost: Callable[[], float], runs: int, seconds_per_run: float, progress: Progress | None, message: str
+    ) -> dict[str, int]:
+        """The steps of each run: those asked for, else what `affordable_steps` makes of `cost`, which measures."""
+        if self.steps is not None:
+            return {"steps": self.steps}
+        if progress is not None:
+            progress(0.0, message)
+        return {"steps": self.affordable_steps(cost(), runs, seconds_per_run)}
+
     def affordable_steps(self, seconds: float, runs: int, seconds_per_run: float) -> int:
         """Steps of each run within `minutes`, where one step of all runs takes `seconds`.
 
@@ -277,11 +287,20 @@ def execute(
         if not checkpoint.is_file():
             configuration = {**run.configuration, "name": run.name, "output": str(folder), "resume": True}
             train(validated(configuration))
-        if not scores.is_file():
-            found = [{**run.facts, **row} for row in score(run, checkpoint)]
-            write_text(scores, json.dumps(found, indent=1) + "\n")
-        rows += json.loads(scores.read_text(encoding="utf-8"))
+
+        def measure(run: Run = run, checkpoint: Path = checkpoint) -> list[Row]:
+            return [{**run.facts, **row} for row in score(run, checkpoint)]
+
+        rows += kept_rows(scores, measure)
         yield rows
+
+
+def kept_rows(path: Path, measure: Callable[[], list[Row]]) -> list[Row]:
+    """Rows as of a file, which is written first where it is missing."""
+    if not path.is_file():
+        write_text(path, json.dumps(measure(), indent=1) + "\n")
+    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
+    return rows
 
 
 def stop_if_cancelled(cancel: Cancel | None) -> None:

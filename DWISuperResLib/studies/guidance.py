@@ -6,7 +6,6 @@ shown the right guide, a blank one, and the right one at a wrong place: a networ
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..dwi import DWI, Volume
+from ..dwi import Volume
 from ..errors import InputError
 from ..inference.guides import check_place
 from ..io import read_scan, read_volume
@@ -30,13 +29,14 @@ from .base import (
     Study,
     TrainingOptions,
     execute,
+    kept_rows,
     option,
     remember,
     step_seconds,
     write_page,
     write_table,
 )
-from .scoring import Case, open_case, restore, row_of, with_mean
+from .scoring import keep_picture, open_case, restore, row_of, with_mean
 
 NETWORKS: dict[str, dict[str, Any]] = {
     "sr_unet": {
@@ -125,13 +125,11 @@ def run_guidance_study(
     guides = [_guide(path, options) for path in tests]
     output.mkdir(parents=True, exist_ok=True)
 
-    def plan() -> dict[str, Any]:
-        if options.steps is not None:
-            return {"steps": options.steps}
-        if progress is not None:
-            progress(0.0, "measuring the networks")
-        cost = sum(step_seconds(_configuration(options, files, 1, name)) for name in KINDS)
-        return {"steps": options.affordable_steps(cost, len(KINDS), _SECONDS_PER_RUN)}
+    def cost() -> float:
+        return sum(step_seconds(_configuration(options, files, 1, name)) for name in KINDS)
+
+    def plan() -> dict[str, int]:
+        return options.plan(cost, len(KINDS), _SECONDS_PER_RUN, progress, "measuring the networks")
 
     planned = remember(output, asked, plan)
     cases = [open_case(path, options.test_slices) for path in tests]
@@ -145,14 +143,14 @@ def run_guidance_study(
             test = restore(case, low, checkpoint=checkpoint, guide=shown)
             rows.append(row_of(case, case.scorer(test)))
             if case is cases[0]:
-                _keep_picture(output / "images", f"{network}-{kind}", case, test)
+                keep_picture(output / "images", f"{network}-{kind}", case, test)
         return [{"guide": kind, **row} for row in with_mean(rows)]
 
     def score(run: Run, checkpoint: Path) -> list[Row]:
         return [row for kind in KINDS[run.name] for row in restored(run.name, kind, checkpoint)]
 
-    baseline = _once(output / "baseline.json", lambda: restored("sinc", "none", None))
-    _keep_picture(output / "images", "acquired", cases[0], cases[0].dwi)
+    baseline = kept_rows(output / "baseline.json", lambda: restored("sinc", "none", None))
+    keep_picture(output / "images", "acquired", cases[0], cases[0].dwi)
     report = output / "report.html"
     for rows in execute(runs, output, score, progress=progress, cancel=cancel):
         everything = [{"network": "sinc", **row} for row in baseline] + rows
@@ -237,20 +235,6 @@ def _shown(guide: Volume, kind: str, shift: float) -> Volume | None:
         moved[:3, 3] = shift
         return replace(guide, affine=moved @ guide.affine)
     return guide if kind == "right" else None
-
-
-def _once(path: Path, measure: Any) -> list[Row]:
-    if not path.is_file():
-        path.write_text(json.dumps(measure(), indent=1) + "\n", encoding="utf-8")
-    rows: list[Row] = json.loads(path.read_text(encoding="utf-8"))
-    return rows
-
-
-def _keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
-    """The middle slice of the volume of highest b."""
-    folder.mkdir(exist_ok=True)
-    picture = np.take(dwi.signal[..., int(np.argmax(case.dwi.bvals))], case.mask.shape[case.axis] // 2, case.axis)
-    np.save(folder / f"{name}.npy", picture)
 
 
 def _errors(rows: Sequence[Row]) -> str:

@@ -7,7 +7,6 @@ the shallowest, which is Feat0). L1, Feat0 and Feat1 are then trained on for x3.
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 
 from ..dwi import Volume
 from ..errors import InputError
-from ..io import read_scan, scan_outputs, write_text
+from ..io import read_scan, scan_outputs
 from .base import (
     STUDIES,
     Cancel,
@@ -29,6 +28,7 @@ from .base import (
     Study,
     TrainingOptions,
     execute,
+    kept_rows,
     option,
     remember,
     write_page,
@@ -306,15 +306,17 @@ def _noisy_copies(files: Sequence[Path], snr: float, seed: int, folder: Path) ->
 
 def _baseline(options: LayerOptions, cases: Sequence[Case]) -> list[Row]:
     """Sinc interpolation, at every noise level for x2 and at the first for x3."""
-    path, images = options.output / "baseline.json", options.output / "images"
-    if not path.is_file():
+
+    def measure() -> list[Row]:
         rows: list[Row] = []
+        images = options.output / "images"
         for level, scale in [*((level, 2) for level in options.snr), (options.snr[0], 3)]:
             facts = {"loss": "sinc", "snr": level, "scale": scale, "taps": "interpolation"}
             found = [score_case(case, level, scale, options.degradation, options.seed, None, images) for case in cases]
             rows += [{**facts, **row} for row in with_mean(found)]
-        write_text(path, json.dumps(rows, indent=1) + "\n")
-    return json.loads(path.read_text(encoding="utf-8"))
+        return rows
+
+    return kept_rows(options.output / "baseline.json", measure)
 
 
 def _taps(name: str, untrained_from: str | None) -> str:

@@ -144,14 +144,12 @@ def run_scale_study(options: ScaleOptions, *, progress: Progress | None = None, 
     output.mkdir(parents=True, exist_ok=True)
     asked = {"scans": list(map(str, files)), "held_out": list(map(str, tests)), **options.asked()}
 
-    def plan() -> dict[str, Any]:
-        if options.steps is not None:
-            return {"steps": options.steps}
-        if progress is not None:
-            progress(0.0, "measuring a step")
+    def cost() -> float:
         step = step_seconds(options.of_blocks(files, options.recnn, ["2x2x2"], 1))
-        cost = step * sum(times for _, times in TRAINED.values())
-        return {"steps": options.affordable_steps(cost, len(TRAINED), _SECONDS_PER_RUN)}
+        return step * sum(times for _, times in TRAINED.values())
+
+    def plan() -> dict[str, int]:
+        return options.plan(cost, len(TRAINED), _SECONDS_PER_RUN, progress, "measuring a step")
 
     planned = remember(output, asked, plan)
     cases = options.cases(tests)

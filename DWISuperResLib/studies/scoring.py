@@ -70,6 +70,13 @@ class Case:
         return replace(self, dwi=dwi)
 
 
+def keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
+    """Save the middle slice of the volume of highest b, as an array."""
+    folder.mkdir(exist_ok=True)
+    picture = np.take(dwi.signal[..., int(np.argmax(case.dwi.bvals))], case.mask.shape[case.axis] // 2, case.axis)
+    np.save(folder / f"{name}.npy", picture)
+
+
 def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
     """Rician noise at an SNR as `DWI.foreground_b0` defines it; None: the scan itself."""
     if snr is None:

@@ -112,14 +112,13 @@ def run_transfer_study(
     }
     asked = {**scans, **options.asked()}
 
-    def plan() -> dict[str, Any]:
-        if options.steps is not None:
-            return {"steps": options.steps}
-        if progress is not None:
-            progress(0.0, "measuring a step")
+    def cost() -> float:
         trees = [options.of_blocks(sets["A"][0], n, [options.scale], 1) for n in options.networks.values()]
-        cost = len(SETS) * (1 + options.fine_share) * sum(map(step_seconds, trees))
-        return {"steps": options.affordable_steps(cost, 2 * len(SETS) * len(trees), _SECONDS_PER_RUN)}
+        return len(SETS) * (1 + options.fine_share) * sum(map(step_seconds, trees))
+
+    def plan() -> dict[str, int]:
+        runs = 2 * len(SETS) * len(options.networks)
+        return options.plan(cost, runs, _SECONDS_PER_RUN, progress, "measuring a step")
 
     planned = remember(output, asked, plan)
     cases = {name: options.cases(tests) for name, (_, tests) in sets.items()}

@@ -33,7 +33,7 @@ from .base import (
     write_page,
     write_table,
 )
-from .scoring import Case, open_case, row_of, with_mean
+from .scoring import Case, keep_picture, open_case, row_of, with_mean
 
 LOSSES: dict[str, dict[str, Any]] = {
     "L1": {"name": "l1"},
@@ -105,15 +105,13 @@ def run_untrained_study(
     asked = {"scans": list(map(str, files)), "held_out": list(map(str, tests)), **options.asked()}
     combinations = [(percent, name, loss) for percent in options.noise for name in options.networks for loss in LOSSES]
 
-    def plan() -> dict[str, Any]:
-        if options.steps is not None:
-            return {"steps": options.steps}
-        if progress is not None:
-            progress(0.0, "measuring the losses")
+    def cost() -> float:
         first = options.noise[0]
         trees = [_configuration(options, files, first, name, loss, 1) for name in options.networks for loss in LOSSES]
-        cost = len(options.noise) * sum(map(step_seconds, trees))
-        return {"steps": options.affordable_steps(cost, len(combinations), _SECONDS_PER_RUN)}
+        return len(options.noise) * sum(map(step_seconds, trees))
+
+    def plan() -> dict[str, int]:
+        return options.plan(cost, len(combinations), _SECONDS_PER_RUN, progress, "measuring the losses")
 
     planned = remember(output, asked, plan)
     cases = [open_case(path, options.test_slices) for path in tests]
@@ -138,12 +136,12 @@ def run_untrained_study(
             denoised = super_resolve(noisy, str(checkpoint), 1, precision="fp32", axis=case.axis)
             rows.append(row_of(case, case.scorer(denoised)))
             if n == 0:
-                _keep_picture(images, run.name, case, denoised)
+                keep_picture(images, run.name, case, denoised)
         return with_mean(rows)
 
-    _keep_picture(images, "acquired", cases[0], cases[0].dwi)
+    keep_picture(images, "acquired", cases[0], cases[0].dwi)
     for percent in options.noise:
-        _keep_picture(images, f"noise{percent:g}-noisy", cases[0], shown[percent, 0])
+        keep_picture(images, f"noise{percent:g}-noisy", cases[0], shown[percent, 0])
     report = output / "report.html"
     each = len(cases) + (len(cases) > 1)
     for rows in execute(runs, output, score, progress=progress, cancel=cancel):
@@ -216,13 +214,6 @@ def conclusions(rows: Sequence[Row]) -> list[str]:
 def _noisy(case: Case, percent: float, seed: int) -> DWI:
     sigma = percent / 100 * float(case.dwi.mean_b0()[case.mask].mean())
     return replace(case.dwi, signal=rician(case.dwi.signal, sigma, np.random.default_rng(seed)))
-
-
-def _keep_picture(folder: Path, name: str, case: Case, dwi: DWI) -> None:
-    folder.mkdir(exist_ok=True)
-    middle = case.mask.shape[case.axis] // 2
-    volume = int(np.argmax(case.dwi.bvals))
-    np.save(folder / f"{name}.npy", np.take(dwi.signal[..., volume], middle, case.axis))
 
 
 def _curves(rows: Sequence[Row], network: str) -> str:

@@ -19,6 +19,7 @@ from ..dwi import B0_THRESHOLD
 from ..errors import InputError
 from ..microstructure.tensor import determines_tensor
 from ..networks.views import Assembler, View
+from ..resampling.grid import regridded_mask
 from .cache import Scan, open_scan, open_simulated
 from .configuration import Configuration
 from .configuration import Factors as Triple
@@ -202,8 +203,7 @@ class Batches(Dataset):
         else:
             slab, mask = scan.whole(shown)[:, None], scan.mask
         if place.shape != slab.shape[-len(place.shape) :]:
-            nearest = [((np.arange(n) + 0.5) * m / n).astype(int) for n, m in zip(place.shape, mask.shape, strict=True)]
-            slab, mask = lowered(slab, place.shape), mask[np.ix_(*nearest)]
+            slab, mask = lowered(slab, place.shape), regridded_mask(np.asarray(mask), place.shape)
         return slab, np.asarray(mask)
 
     def _guide(self, place: Place, position: int, region: Sequence[slice]) -> Slab:
