@@ -24,7 +24,7 @@ from ..networks.views import Normalisation
 from ..resampling.grid import Frame, in_plane_axes, slice_axis
 from ..resampling.native import measure_support, to_native
 from ..resampling.scale import Scale
-from .configuration import Configuration, Data
+from .configuration import Configuration, Data, Structural
 from .simulation import simulated_dwi
 
 FINEST_STEP = 20
@@ -203,7 +203,7 @@ def open_scan(
     return copied_scan(folder, path, guide)
 
 
-def open_simulated(files: Sequence[Path], seed: int, cache: Path, normalisation: str) -> Scan:
+def open_simulated(structural: Structural, seed: int, cache: Path, normalisation: str) -> Scan:
     """Memory-map a scan that is simulated of structural images of one head, making it first if it is not in `cache`.
 
     Raises
@@ -211,20 +211,22 @@ def open_simulated(files: Sequence[Path], seed: int, cache: Path, normalisation:
     InputError
         If an image cannot be read, they lie on different grids or show nothing, or the copy is damaged.
     """
+    files = [Path(file) for file in structural.images]
     keys = [_key(path, normalisation, None, native=False) for path in files]
-    key = hashlib.sha256(f"{keys}|{seed}".encode()).hexdigest()[:16]
+    key = hashlib.sha256(f"{keys}|{structural.coarser}|{seed}".encode()).hexdigest()[:16]
     folder = cache / f"simulated-{files[0].name.split('.')[0]}-{key}"
-    _make_once(folder, lambda temporary: _simulate(files, seed, temporary, normalisation))
+    _make_once(folder, lambda temporary: _simulate(files, structural.coarser, seed, temporary, normalisation))
     return replace(copied_scan(folder, files[0]), is_simulated=True)
 
 
-def _simulate(files: Sequence[Path], seed: int, folder: Path, kind: str) -> None:
+def _simulate(files: Sequence[Path], coarser: tuple[float, float], seed: int, folder: Path, kind: str) -> None:
     volumes = [io.read_volume(path) for path in files]
     for path, volume in zip(files, volumes, strict=True):
         if not np.allclose(volume.affine, volumes[0].affine, atol=1e-3):
             raise InputError(f"{path} lies on another grid than {files[0]}; list only images of one grid together.")
     try:
-        copy_scan(simulated_dwi([volume.image for volume in volumes], volumes[0].affine, seed), folder, kind)
+        images = [volume.image for volume in volumes]
+        copy_scan(simulated_dwi(images, volumes[0].affine, seed, coarser=coarser), folder, kind)
     except InputError as error:
         raise InputError(f"{files[0]}: {error}") from error
 

@@ -127,6 +127,24 @@ class Augmentation(Section):
     )
 
 
+class Structural(Section):
+    """Structural images of one head, of which diffusion-weighted scans are simulated."""
+
+    images: list[str] = Field(min_length=1, description="one or more on one grid")
+    coarser: tuple[_Factor, _Factor] = Field(
+        default=(1.0, 1.4),
+        description="factor by which voxels become larger within slices; from what brings an interpolated image down "
+        "to what it holds",
+    )
+
+
+def _structural(value: object) -> object:
+    """A file, or a list of them, as the mapping it is short for."""
+    if isinstance(value, str):
+        return {"images": [value]}
+    return {"images": value} if isinstance(value, list) else value
+
+
 class Data(Section):
     """Scans, their division into subjects, and how patches are drawn from them."""
 
@@ -145,10 +163,10 @@ class Data(Section):
         default=None,
         description="regular expression; scans whose paths match to the same text are one subject",
     )
-    structural: list[str | list[str]] = Field(
+    structural: list[Annotated[Structural, BeforeValidator(_structural)]] = Field(
         default=[],
         description="structural images, several of one head on one grid as a list, of which scans of random contrast "
-        "are simulated: references finer than DWI ever is",
+        "are simulated: references finer than DWI ever is; or a mapping of `images` and `coarser`",
     )
     simulations: PositiveInt = Field(default=2, description="scans simulated of each of `structural`")
     guide: str | dict[str, str] | None = Field(

@@ -357,11 +357,10 @@ class DWIData(lightning.LightningDataModule):
     def _simulated(self) -> list[Scan]:
         """Scans of random contrast, made of structural images."""
         data, found = self.config.data, []
-        for number, files in enumerate(data.structural):
-            paths = [Path(file) for file in ([files] if isinstance(files, str) else files)]
+        for number, structural in enumerate(data.structural):
             for n in range(data.simulations):
                 seed = (self.config.seed * 1000 + number) * 1000 + n
-                found.append(open_simulated(paths, seed, self.cache, self.config.normalisation))
+                found.append(open_simulated(structural, seed, self.cache, self.config.normalisation))
         return found
 
     def _references(self, files: Sequence[Path]) -> list[Scan]:

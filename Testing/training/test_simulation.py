@@ -1,5 +1,7 @@
 """Scans simulated from structural volumes: where the head lies, what the signals obey, what is refused."""
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -89,7 +91,8 @@ def test_training_simulates_scans_of_structural_images_and_the_card_tells(tmp_pa
         "output": str(tmp_path / "run"), "scales": [2],
         "data": {
             "scans": [str(tmp_path / "sub-0.nii.gz")], "validation": [str(tmp_path / "sub-1.nii.gz")],
-            "structural": [t1, [t1, t2]], "slabs": 2, "patches": 1, "patch": 16, "workers": 0,
+            "structural": [t1, {"images": [t1, t2], "coarser": [1.5, 1.6]}],
+            "slabs": 2, "patches": 1, "patch": 16, "workers": 0,
         },
         "network": {"arguments": {"scales": [2], "width": 4, "blocks": [1]}},
         "schedule": {"epochs": 1, "steps_per_epoch": 8, "ema": None},
@@ -102,6 +105,10 @@ def test_training_simulates_scans_of_structural_images_and_the_card_tells(tmp_pa
     assert 2 <= card.voxel_sizes["in_plane"][0] <= 2.8
     assert card.voxel_sizes["in_plane"][1] == pytest.approx(12)
     assert len(list((tmp_path / "run/cache").glob("simulated-t1-*"))) == 4
+    made = [json.loads(path.read_text()) for path in (tmp_path / "run/cache").glob("simulated-t1-*/scan.json")]
+    fine = sorted(float(np.delete(np.linalg.norm(scan["affine"], axis=0)[:3], scan["axis"]).max()) for scan in made)
+    assert fine[1] <= 1.41  # of whole voxels in a field of view, so the factors are not met exactly
+    assert all(1.45 <= size <= 1.65 for size in fine[2:])
     tree["data"]["structural"] = [[t1, elsewhere]]
     with pytest.raises(InputError, match="another grid than"):
         train(validated({**tree, "output": str(tmp_path / "second")}))
