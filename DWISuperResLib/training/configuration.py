@@ -261,6 +261,9 @@ class Machine(Section):
     strategy: Literal["auto", "ddp"] = Field(default="auto", description="ddp: a process for each device")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     deterministic: bool = True
+    compile: bool = Field(
+        default=False, description="by torch.compile, a graph for each extent of patches; needs a C++ compiler"
+    )
     progress: bool = Field(default=True, description="show a progress bar")
 
 

@@ -83,6 +83,9 @@ def fit(config: Configuration, network: nn.Module, loss: CompositeLoss, scans: t
     monitor = f"val/{config.validation.monitor}" if data.held_out else None
     higher = bool(monitors()[config.validation.monitor][1].higher_is_better)
     saving = Saving(config.output, config.schedule.epochs, monitor, higher, config.validation.every)
+    if config.machine.compile:
+        # In place, so that the weights keep their names.
+        network.compile(dynamic=False)
     trainer = make_trainer(config, saving)
     with working_in(config.output) if trainer.is_global_zero else nullcontext():
         _fit(config, trainer, module, data, saving, last if resumed else None)

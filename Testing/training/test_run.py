@@ -286,6 +286,25 @@ def test_two_processes_equal_one_that_accumulates(scans, tmp_path):
         torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-5)
 
 
+def test_a_compiled_network_trains_as_it_does_without(scans, tmp_path, monkeypatch):
+    asked = []
+
+    def compiled(network, **options):
+        asked.append(options)
+        original(network, **options)
+
+    original = torch.nn.Module.compile
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    plain = load_checkpoint(train(config(scans, tmp_path / "plain"))).weights
+    assert not asked
+    # Compiling itself takes a minute and a C++ compiler; what is around it stays as it is.
+    with torch.compiler.set_stance("force_eager"):
+        found = load_checkpoint(train(config(scans, tmp_path / "compiled", machine__compile=True))).weights
+    assert asked == [{"dynamic": False}]
+    assert all(torch.equal(found[key], plain[key]) for key in plain)
+    assert found.keys() == plain.keys()
+
+
 def test_fine_tuning_starts_from_the_checkpoint(scans, tmp_path):
     x2 = train(config(scans, tmp_path / "x2"))
     changes = {"network": {"start_from": str(x2)}, "scales": [3]}
