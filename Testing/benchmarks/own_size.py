@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 import DWISuperResLib as dsr
+from DWISuperResLib import io
 from DWISuperResLib.evaluation.selfchecks import Check, self_checks
 from DWISuperResLib.metrics.grid_artefacts import grid_artefact_index
 from DWISuperResLib.resampling.grid import in_plane_axes, regridded_mask, slice_axis
@@ -64,7 +65,7 @@ def main(arguments: list[str] | None = None) -> int:
     print(f"| scan | voxel size, mm | {' | '.join(COLUMNS)} | grid, QA |")
     print("|---" * (len(COLUMNS) + 3) + "|")
     for path in options.scans:
-        low = dsr.read_scan(path).series
+        low = io.read_scan(path).series
         high = dsr.super_resolve(low, checkpoint, options.scale)
         checks = self_checks(low, high, checkpoint.card)
         cells = [cell([c for c in checks if c.name.startswith(prefix)]) for prefix in COLUMNS.values()]
