@@ -29,7 +29,13 @@ from torch.nn import functional
 from DWISuperResLib.checkpoints import Card, Checkpoint
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.inference.memory import buffers_reused
-from DWISuperResLib.inference.predict import SLICES_AT_ONCE, resolve_device, resolve_precision, super_resolve
+from DWISuperResLib.inference.predict import (
+    MOST_WORKERS,
+    SLICES_AT_ONCE,
+    resolve_device,
+    resolve_precision,
+    super_resolve,
+)
 from DWISuperResLib.inference.threads import side_by_side
 from DWISuperResLib.io import read_dwi, write_dwi
 from DWISuperResLib.microstructure import brain_mask, compute_maps
@@ -191,7 +197,7 @@ def against_ceiling(title: str, size: tuple[int, int], repeats: int) -> Result:
     x = x.contiguous(memory_format=torch.channels_last)
     work = operations(network, x, SCALE)
     measure = convolution_ceiling(device, dtype or torch.float32)
-    workers = torch.get_num_threads() if device.type == "cpu" else 1
+    workers = min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
     batches = [x] * (3 * workers)
 
     def forward(batch: torch.Tensor) -> None:

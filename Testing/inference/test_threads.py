@@ -66,7 +66,7 @@ def test_an_error_of_a_worker_is_the_callers(four_threads):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_scan_is_the_same_by_one_thread_and_by_four(small_dwi, four_threads, precision):
-    options = {"device": "cpu", "precision": precision, "batch_size": 1}
+    options = {"device": "cpu", "precision": precision, "batch_size": 4}
     several = dsr.super_resolve(small_dwi, "default", 2, **options)
     torch.set_num_threads(1)
     one = dsr.super_resolve(small_dwi, "default", 2, **options)
