@@ -21,7 +21,10 @@ Forward = Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 
 
 class Batcher:
-    """Run `forward` over a batch in parts of `size`; when the device runs out of memory, halve the part and go on."""
+    """Run `forward` over a batch in parts of `size`; when the device runs out of memory, halve the part and go on.
+
+    Several threads may share one.
+    """
 
     def __init__(self, forward: Forward, size: int) -> None:
         self.forward = forward
@@ -37,12 +40,12 @@ class Batcher:
             except (RuntimeError, MemoryError) as error:
                 if not _is_out_of_memory(error):
                     raise
-                if self.size == 1:
+                if part.stop - part.start == 1:
                     raise ProcessingError(
                         "A single slice or block does not fit into the device's memory; close other programs or use "
                         "the CPU."
                     ) from error
-                self.size = self.size // 2
+                self.size = min(self.size, (part.stop - part.start) // 2)
                 if x.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue

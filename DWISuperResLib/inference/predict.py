@@ -25,6 +25,7 @@ from .memory import MEMORY_FORMATS, Batcher, buffers_reused
 from .native import at_native
 from .options import InferenceOptions
 from .projection import Projection
+from .threads import side_by_side
 
 if TYPE_CHECKING:
     from ..dwi import DWI, AnyScan, Volume
@@ -33,9 +34,11 @@ Progress = Callable[[float, str], None]
 
 MIN_FOREGROUND = 0.01
 """A slice with a smaller share of foreground voxels lies outside the head: it is interpolated, not predicted."""
-SLICES_AT_ONCE = {"cpu": 8, "other": 256}
-"""Images of one slice's size that a device is given at a time."""
+SLICES_AT_ONCE = {"cpu": 4, "other": 256}
+"""Images of one slice's size that a device, or one of a CPU's workers, is given at a time."""
 USUAL_SLICE = 128 * 128
+MOST_WORKERS = 4
+"""So many batches at most, so that memory stays as small; further threads are divided among them."""
 
 
 def super_resolve(
@@ -238,17 +241,18 @@ class _Run:
 
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
-        batch = Batcher(self._forward, self.options.batch_size or self._usual_batch())
         count = self.dwi.n_volumes
+        workers, size = self._workers_and_batch()
+        batch = Batcher(self._forward, size)
         # Guidance is made of all volumes. Without it, blocks of a few at a time keep memory from growing with their
         # number; slices are small.
         together = min(batch.size, count) if self.view.dimensions == 3 and not self.view.guidance else count
         for first in range(0, count, together):
             members = slice(first, min(first + together, count))
-            for done, found in self._predictions_of(members, batch):
+            for done, found in self._predictions_of(members, batch, workers):
                 yield (first + done * (members.stop - first)) / count, found
 
-    def _predictions_of(self, members: slice, batch: Batcher) -> Iterator[tuple[float, tuple]]:
+    def _predictions_of(self, members: slice, batch: Batcher, workers: int) -> Iterator[tuple[float, tuple]]:
         """The same for some volumes, which see no others."""
         dwi, view, low = self.dwi, self.view, self.low[members]
         gains = replace(self.normalisation, gains=self.normalisation.gains[members])
@@ -258,24 +262,55 @@ class _Run:
         count = len(low)
         group = max(1, batch.size // count)
         volumes = torch.arange(count)
-        for start in range(0, len(self.tiles), group):
-            tiles = self.tiles[start : start + group]
-            slabs = [torch.from_numpy(view.slab(low, tile, self.fine)).to(self.device) for tile in tiles]
-            guides = [self._guide_of(tile) for tile in tiles]
-            x = torch.cat([assembler.show(slab, volumes, guide) for slab, guide in zip(slabs, guides, strict=True)])
-            repeated = volumes.repeat(len(tiles))
-            for part, mean, deviation in batch(x):
-                if not torch.isfinite(mean).all():
+
+        def jobs() -> Iterator[tuple[int, slice, torch.Tensor]]:
+            """Number of the first tile, which of the images (tiles x volumes) from there on, and they as shown."""
+            for start in range(0, len(self.tiles), group):
+                tiles = self.tiles[start : start + group]
+                slabs = [torch.from_numpy(view.slab(low, tile, self.fine)).to(self.device) for tile in tiles]
+                guides = [self._guide_of(tile) for tile in tiles]
+                x = torch.cat([assembler.show(slab, volumes, guide) for slab, guide in zip(slabs, guides, strict=True)])
+                for first in range(0, len(x), batch.size):
+                    part = slice(first, min(first + batch.size, len(x)))
+                    yield start, part, x[part]
+
+        def work(job: tuple[int, slice, torch.Tensor]) -> tuple[int, list[tuple[slice, NDArray, NDArray | None]]]:
+            """For each part of a job: which images, they in signal units, their deviations."""
+            start, whole, x = job
+            found = []
+            for within, mean, deviation in batch(x):
+                if not torch.isfinite(mean.sum()):  # finite only if every term is
                     raise self._overflow()
-                restored = assembler.restore(mean.clamp(*limits) if limits else mean, repeated[part])
+                part = slice(whole.start + within.start, whole.start + within.stop)
+                shown = torch.arange(part.start, part.stop) % count
+                restored = assembler.restore(mean.clamp(*limits) if limits else mean, shown)
                 if not self.options.consistent:
                     restored = restored.clamp_min(lowest)
-                images = restored.cpu().numpy()
-                spread = None if deviation is None else assembler.restore(deviation, repeated[part]).cpu().numpy()
+                spread = None if deviation is None else assembler.restore(deviation, shown).cpu().numpy()
+                found.append((part, restored.cpu().numpy(), spread))
+            return start, found
+
+        for start, found in side_by_side(work, jobs(), workers):
+            tiles = self.tiles[start : start + group]
+            for part, images, spread in found:
                 for tile, inside, own in _by_tile(tiles, count, part):
-                    shown = members.start + repeated[part][inside].numpy()
+                    shown = members.start + np.arange(part.start + inside.start, part.start + inside.stop) % count
                     done = (start + own + 1) / len(self.tiles)
                     yield done, (tile, shown, images[inside], None if spread is None else spread[inside])
+
+    def _workers_and_batch(self) -> tuple[int, int]:
+        """How many batches are computed side by side, and how many images each has.
+
+        Slices are small enough that a CPU's threads do better with batches of their own, where there are some.
+        """
+        divided = self.device.type == "cpu" and self.view.dimensions == 2
+        most = min(torch.get_num_threads(), MOST_WORKERS) if divided else 1
+        size = self._usual_batch()
+        if self.options.batch_size is not None:
+            most = min(most, self.options.batch_size)
+            size = self.options.batch_size // most
+        batches = len(self.tiles) * self.dwi.n_volumes // size
+        return max(1, min(most, batches // 2)), size
 
     def _guide_of(self, tile: Tile) -> torch.Tensor | None:
         """What a tile shows of the guide; a slice on the coarse grid ends where that does."""

@@ -19,7 +19,7 @@ of torchvision's `layer3`, read after its batch norm and ReLU, 256 channels at a
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,12 +28,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
-from torch import nn
 
 from ..errors import InputError
 from . import deep_networks as networks
 
-DISTANCES: dict[str, Callable[[str | Path | None, int, bool], tuple[nn.Module, str]]] = {
+DISTANCES: dict[str, Callable[[str | Path | None, int, bool], tuple[networks.DistanceNetwork, str]]] = {
     "lpips_vgg": networks.lpips_vgg,
     "lpips_alex": networks.lpips_alex,
     "lpips_vgg_unweighted": partial(networks.lpips_vgg, weighted=False),
@@ -44,8 +43,8 @@ DISTANCES: dict[str, Callable[[str | Path | None, int, bool], tuple[nn.Module, s
     "resnet50_untrained": networks.resnet,
     "medvae": networks.medvae,
 }
-"""Each makes, of weights, seed and download, a module that takes two batches (B, 1, H, W) with values in about [0, 1]
-to distances (B,), and says which weights it has."""
+"""Each makes, of weights, seed and download, a network that is shown batches (B, 1, H, W) with values in about [0, 1]
+and says which weights it has."""
 
 SMALLEST = 32
 """Least side in px of what is compared: the networks' pooling leaves nothing of less."""
@@ -133,6 +132,7 @@ class DeepDistance:
         self.name, self.scaling, self.device = name, scaling, device
         network, self.weights = DISTANCES[name](weights, seed, download)
         self.compare = network.eval().requires_grad_(False).to(device)
+        self._kept: tuple[NDArray, list[list[torch.Tensor]]] | None = None
 
     def __call__(
         self,
@@ -168,10 +168,21 @@ class DeepDistance:
             if not data_range > 0:
                 raise InputError(f"The data range is {data_range:g}; expected a positive signal, so check the region.")
             seen, wanted = seen / data_range, wanted / data_range
-        pairs = zip(*(torch.from_numpy(a)[:, None].split(_BATCH) for a in (seen, wanted)), strict=True)
         with torch.inference_mode():
-            found = torch.cat([self.compare(a.to(self.device), b.to(self.device)).double().cpu() for a, b in pairs])
+            pairs = zip(self._described(seen), self._reference(wanted), strict=True)
+            found = torch.cat([self.compare(first, second).double().cpu() for first, second in pairs])
         return DeepScore(self.name, self.weights, float(found.mean()), found.numpy(), data_range)
+
+    def _described(self, slices: NDArray) -> Iterator[list[torch.Tensor]]:
+        """What the network sees in slices (S, H, W), a few at a time."""
+        for part in torch.from_numpy(slices)[:, None].split(_BATCH):
+            yield self.compare.described(part.to(self.device))
+
+    def _reference(self, slices: NDArray) -> list[list[torch.Tensor]]:
+        """The same of a reference, kept for the next images: many are compared with one."""
+        if self._kept is None or not np.array_equal(self._kept[0], slices):
+            self._kept = slices, list(self._described(slices))
+        return self._kept[1]
 
 
 def distance(name: str, images: ArrayLike, reference: ArrayLike, **options: Any) -> DeepScore:

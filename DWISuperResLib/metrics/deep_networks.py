@@ -33,7 +33,19 @@ _MEDVAE_LAYERS = {
 _MEAN, _DEVIATION = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
 
 
-class _LPIPS(nn.Module):
+class DistanceNetwork(nn.Module):
+    """A network behind a distance: what it sees in an image, and how far that is from what it sees in another."""
+
+    def described(self, grey: Tensor) -> list[Tensor]:
+        """Of images (B, 1, H, W), whatever is compared."""
+        raise NotImplementedError
+
+    def forward(self, seen: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        """(B,) distances, of what was described."""
+        raise NotImplementedError
+
+
+class _LPIPS(DistanceNetwork):
     """Sum over taps of the mean over pixels of weighted squared differences of features of unit length."""
 
     def __init__(self, features: nn.Module, linear: list[Tensor] | None) -> None:
@@ -41,11 +53,13 @@ class _LPIPS(nn.Module):
         self.features = features
         self.linear = linear
 
-    def forward(self, images: Tensor, reference: Tensor) -> Tensor:
-        pairs = zip(self.features(images).values(), self.features(reference).values(), strict=True)
-        total = images.new_zeros(len(images))
-        for n, (seen, wanted) in enumerate(pairs):
-            squared = (_unit(seen) - _unit(wanted)) ** 2
+    def described(self, grey: Tensor) -> list[Tensor]:
+        return [_unit(features) for features in self.features(grey).values()]
+
+    def forward(self, seen: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        total = seen[0].new_zeros(len(seen[0]))
+        for n, (first, second) in enumerate(zip(seen, wanted, strict=True)):
+            squared = (first - second) ** 2
             if self.linear is not None:
                 squared = squared * self.linear[n].to(squared)
             total = total + squared.sum(1).mean((1, 2))
@@ -75,7 +89,7 @@ class _AlexNetFeatures(nn.Module):
         return found
 
 
-class _DISTS(nn.Module):
+class _DISTS(DistanceNetwork):
     """1 - sum over taps and channels of weighted similarities of means and of (co)variances."""
 
     window: Tensor
@@ -89,19 +103,18 @@ class _DISTS(nn.Module):
         widths = [3, 64, 128, 256, 512, 512]
         self.alpha, self.beta = ((v / total).split(widths) for v in (alpha, beta))
 
-    def forward(self, images: Tensor, reference: Tensor) -> Tensor:
-        similarity = images.new_zeros(len(images))
-        taps = zip(self._features(images), self._features(reference), self.alpha, self.beta, strict=True)
-        for seen, wanted, alpha, beta in taps:
-            means = [f.mean((2, 3)) for f in (seen, wanted)]
-            variances = [f.var((2, 3), correction=0) for f in (seen, wanted)]
-            covariance = (seen * wanted).mean((2, 3)) - means[0] * means[1]
+    def forward(self, seen: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        similarity = seen[0].new_zeros(len(seen[0]))
+        for first, second, alpha, beta in zip(seen, wanted, self.alpha, self.beta, strict=True):
+            means = [f.mean((2, 3)) for f in (first, second)]
+            variances = [f.var((2, 3), correction=0) for f in (first, second)]
+            covariance = (first * second).mean((2, 3)) - means[0] * means[1]
             structure = (2 * covariance + 1e-6) / (variances[0] + variances[1] + 1e-6)
             texture = (2 * means[0] * means[1] + 1e-6) / (means[0] ** 2 + means[1] ** 2 + 1e-6)
             similarity = similarity + texture @ alpha.to(texture) + structure @ beta.to(structure)
         return 1 - similarity
 
-    def _features(self, grey: Tensor) -> list[Tensor]:
+    def described(self, grey: Tensor) -> list[Tensor]:
         """The image itself and the five taps, L2 pooling (a blurred mean square) in place of the maximum."""
         found, x = [grey.expand(-1, 3, -1, -1)], grey
         for n, tap in enumerate(TAPS):
@@ -118,15 +131,18 @@ class _DISTS(nn.Module):
         return found
 
 
-class _SquaredError(nn.Module):
+class _SquaredError(DistanceNetwork):
     """Mean squared difference of one feature map, channels and pixels alike."""
 
     def __init__(self, features: nn.Module) -> None:
         super().__init__()
         self.features = features
 
-    def forward(self, images: Tensor, reference: Tensor) -> Tensor:
-        return (self.features(images) - self.features(reference)).square().mean((1, 2, 3))
+    def described(self, grey: Tensor) -> list[Tensor]:
+        return [self.features(grey)]
+
+    def forward(self, seen: list[Tensor], wanted: list[Tensor]) -> Tensor:
+        return (seen[0] - wanted[0]).square().mean((1, 2, 3))
 
 
 class _ResNet50Layer23(nn.Module):
@@ -171,27 +187,27 @@ class _MedVAE(nn.Module):
         return self.model.encode((padded.expand(-1, 3, -1, -1) - 0.5) / 0.5).mode()
 
 
-def lpips_vgg(weights: Weights, seed: int, download: bool, weighted: bool = True) -> tuple[nn.Module, str]:
+def lpips_vgg(weights: Weights, seed: int, download: bool, weighted: bool = True) -> tuple[DistanceNetwork, str]:
     """LPIPS on VGG16, with or without its learned linear layer."""
     features, label = _vgg(weights, seed, download)
     return _LPIPS(features, _linear("vgg") if weighted else None), label
 
 
-def lpips_alex(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def lpips_alex(weights: Weights, seed: int, download: bool) -> tuple[DistanceNetwork, str]:
     """LPIPS on AlexNet."""
     features = _AlexNetFeatures()
     path = trunk_file("alexnet", weights, download)
     return _LPIPS(features, _linear("alex")), _fill(features, path, seed)
 
 
-def dists(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def dists(weights: Weights, seed: int, download: bool) -> tuple[DistanceNetwork, str]:
     """DISTS on VGG16."""
     learned = load_file(_LEARNED / "dists.safetensors")
     features, label = _vgg(weights, seed, download)
     return _DISTS(features, learned["alpha"], learned["beta"]), label
 
 
-def ssfd(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def ssfd(weights: Weights, seed: int, download: bool) -> tuple[DistanceNetwork, str]:
     """SSFD; its shipped encoder needs no download."""
     if weights is None:
         weights = "shipped" if SHIPPED.is_file() else "untrained"
@@ -199,14 +215,14 @@ def ssfd(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
     return _SquaredError(_SSFD(SSFDFeatures(weights=weights, seed=seed))), _label(path, seed)
 
 
-def resnet(weights: Weights, seed: int, download: bool, trained: str = "") -> tuple[nn.Module, str]:
+def resnet(weights: Weights, seed: int, download: bool, trained: str = "") -> tuple[DistanceNetwork, str]:
     """ResNet50 at layer 23; `trained`: resnet50 (ImageNet) or radimagenet, else always untrained."""
     features = _ResNet50Layer23()
     path = trunk_file(trained, weights, download) if trained else None
     return _SquaredError(features), _fill(features, path, seed)
 
 
-def medvae(weights: Weights, seed: int, download: bool) -> tuple[nn.Module, str]:
+def medvae(weights: Weights, seed: int, download: bool) -> tuple[DistanceNetwork, str]:
     """Med-VAE (arXiv:2502.14753); untrained with the layers of the trained one."""
     if find_spec("medvae") is None:
         raise MissingDependencyError(

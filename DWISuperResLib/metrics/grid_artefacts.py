@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -94,7 +95,7 @@ def grid_artefact_index(
     NoSliceError
         If the mask leaves no slice.
     """
-    from scipy.stats import gamma
+    from scipy.special import gammaincinv  # scipy.stats has it as gamma.ppf, and takes half a second to import
 
     if not periods or min(periods) < 2:
         raise InputError(f"The periods are {periods}; expected pixels, 2 or more.")
@@ -113,7 +114,7 @@ def grid_artefact_index(
         by_slice[:, periods.index(period)] = _decibel((found / expected).mean(1))
         amplitude[period] = float(np.sqrt(max(0.0, (pairs * (found - expected)).sum(1).mean())))
         draws = slices * pairs.sum() / 2  # a frequency that is its own mirror image has half a draw's freedom
-        threshold[period] = max(THRESHOLD_DB, float(_decibel(gamma.ppf(0.999, draws) / draws)))
+        threshold[period] = max(THRESHOLD_DB, float(_decibel(gammaincinv(draws, 0.999) / draws)))
     known = [v for v in excess.values() if np.isfinite(v)]
     return GridArtefacts(
         excess_db=excess,
@@ -166,14 +167,11 @@ def _cut_to_mask(images: NDArray, mask: ArrayLike | None) -> tuple[NDArray, NDAr
 
 def _power(images: NDArray, inside: NDArray | None, size: list[int]) -> NDArray:
     """Windowed periodograms of the slices with contents; a sinusoid's two frequencies sum to its mean square."""
-    from scipy.ndimage import distance_transform_edt
-
     images = images.astype(np.float64)
     full = np.multiply.outer(*(np.hanning(n + 2)[1:-1] for n in images.shape[1:]))
     window = np.broadcast_to(full, images.shape)
     if inside is not None:
-        distance = np.stack([distance_transform_edt(np.pad(s, 1))[1:-1, 1:-1] for s in inside])
-        window = window * np.sin(np.pi / 2 * np.clip(distance / _TAPER, 0, 1)) ** 2
+        window = window * np.stack([_tapered(s.tobytes(), s.shape) for s in inside])
     area = window.sum((1, 2))
     kept = area > _MIN_AREA * full.sum()
     images, window, area = images[kept], window[kept], area[kept, None, None]
@@ -181,6 +179,16 @@ def _power(images: NDArray, inside: NDArray | None, size: list[int]) -> NDArray:
     images = (images - (images * window).sum((1, 2), keepdims=True) / area) * window
     varied = np.abs(images).max((1, 2), initial=0) > rounding
     return np.abs(np.fft.fft2(images[varied], size)) ** 2 / area[varied] ** 2
+
+
+@lru_cache(maxsize=_CHUNK)
+def _tapered(inside: bytes, shape: tuple[int, int]) -> NDArray[np.float64]:
+    """A mask of bool (H, W), tapered; kept, as all volumes and residuals of a slice have the same."""
+    from scipy.ndimage import distance_transform_edt
+
+    mask = np.frombuffer(inside, bool).reshape(shape)
+    distance = distance_transform_edt(np.pad(mask, 1))[1:-1, 1:-1]
+    return np.sin(np.pi / 2 * np.clip(distance / _TAPER, 0, 1)) ** 2
 
 
 def _peaks(power: NDArray, period: int) -> tuple[NDArray, NDArray, NDArray]:

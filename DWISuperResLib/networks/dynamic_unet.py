@@ -167,7 +167,8 @@ class _UpBlock(nn.Module):
         self.conv2 = _conv(out, out, 3)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
-        x = _relu(torch.cat([_crop(self.up(x), skip), self.norm(skip)], dim=1))
+        # fastai's ReLU follows the joining; `up` ends in means of one's results already.
+        x = torch.cat([_crop(self.up(x), skip), _relu(self.norm(skip))], dim=1)
         return _relu(self.conv2(_relu(self.conv1(x))))
 
 

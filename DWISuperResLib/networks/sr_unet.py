@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import pairwise, product
 
 import torch
 from torch import nn
@@ -99,8 +99,8 @@ class SRUNet(nn.Module):
             features = down(features)
         features = self.bottom(features)
         for stage, up in zip(reversed(self.decoder), reversed(self.up), strict=True):
-            features = stage(functional.pixel_shuffle(up(features), 2).add_(skips.pop()))
-        residual = resized(self.tails[_name(factors)](features[..., :height, :width]).float(), size)
+            features = stage(_doubled(features, up, skips.pop()))
+        residual = resized(self.tails[_name(factors)](features[..., :height, :width]), size)
         if self.band_limited:  # without what k-space truncation to the input's matrix would keep of it
             residual = residual - resized(resized(residual, (height, width)), residual.shape[-2:])
         return resized(x[:, :1], size) + residual
@@ -169,6 +169,17 @@ def _stage(width: int, blocks: int) -> nn.Sequential:
     return nn.Sequential(*(_Block(width) for _ in range(blocks)))
 
 
+def _doubled(features: torch.Tensor, up: nn.Module, skip: torch.Tensor) -> torch.Tensor:
+    """`pixel_shuffle(up(features), 2) + skip` in one pass: both have their channels last, so with those of a pixel's
+    phases beside one another nothing but runs of them moves."""
+    (count, fine, height, width), (rows, columns) = skip.shape, features.shape[-2:]
+    by_phase = (t.unflatten(0, (fine, 4)).transpose(0, 1).flatten(0, 1) for t in (up.weight, up.bias))
+    phases = functional.conv2d(features, *by_phase).permute(0, 2, 3, 1)
+    phases = phases.reshape(count, rows, columns, 2, 2 * fine).transpose(2, 3)
+    pixels = skip.permute(0, 2, 3, 1).reshape(count, rows, 2, columns, 2 * fine) + phases
+    return pixels.reshape(count, height, width, fine).permute(0, 3, 1, 2)
+
+
 class _SubPixel(nn.Module):
     """Features to the residual on the fine grid; the last convolution mixes sub-pixel phases, against grids."""
 
@@ -180,12 +191,28 @@ class _SubPixel(nn.Module):
         _start_at_zero(self.last)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        phases = self.expand(features)
+        # The last convolution belongs to the fine grid. On the coarse one it takes phases to phases: of the same
+        # products the same sums, and only one image of each phase is moved to the fine grid, not `fine` of them.
+        phases = functional.relu(self.expand(features), inplace=True)
+        places = _coarse_taps(self.factors, features.device)
+        weight = torch.einsum("oct,tpqs->pcqs", self.last.weight.flatten(2), places.to(self.last.weight.dtype))
+        weight = weight.reshape(len(weight), -1, 3, 3)
+        assert self.last.bias is not None
+        images = functional.conv2d(phases, weight, self.last.bias.expand(len(weight)), padding=1).float()
+        count, _, height, width = images.shape
         rows, columns = self.factors
-        if rows == columns:
-            fine = functional.pixel_shuffle(phases, rows)
-        else:
-            count, _, height, width = phases.shape
-            fine = phases.view(count, self.fine, rows, columns, height, width).permute(0, 1, 4, 2, 5, 3)
-            fine = fine.reshape(count, self.fine, height * rows, width * columns)
-        return self.last(functional.relu(fine, inplace=True))
+        images = images.view(count, rows, columns, height, width).permute(0, 3, 1, 4, 2)
+        return images.reshape(count, 1, height * rows, width * columns)
+
+
+@lru_cache(maxsize=16)
+def _coarse_taps(factors: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """(9, P, P, 9) of 0 and 1: tap t of 3 x 3 around a pixel of phase p on the fine grid is a pixel of phase q under
+    tap s on the coarse one; P phases a coarse pixel."""
+    rows, columns = factors
+    with torch.inference_mode(False):
+        places = torch.zeros(3, 3, rows, columns, rows, columns, 3, 3, device=device)
+    for u, v, a, b in product(range(3), range(3), range(rows), range(columns)):
+        (down, c), (right, d) = divmod(a + u - 1, rows), divmod(b + v - 1, columns)
+        places[u, v, a, b, c, d, down + 1, right + 1] = 1
+    return places.reshape(9, rows * columns, rows * columns, 9)

@@ -238,7 +238,7 @@ def _noise_power(dwi: DWI) -> tuple[Spectrum, int]:
 
 def _sum(signal: NDArray[np.float32], weights: Mapping[int, float]) -> NDArray[np.float64]:
     """The weighted sum of some volumes, a volume at a time: no copy of the scan."""
-    total = np.zeros(signal.shape[:3])
+    total = np.zeros_like(signal[..., 0], np.float64)  # in the signal's order: else every term is read across it
     for volume, weight in weights.items():
         total += weight * signal[..., volume]
     return total

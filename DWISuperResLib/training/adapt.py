@@ -27,7 +27,7 @@ from ..checkpoints import Card, Checkpoint
 from ..dwi import DWI
 from ..errors import Cancelled, InputError
 from ..inference.devices import resolve_device
-from ..inference.memory import MEMORY_FORMATS
+from ..inference.memory import MEMORY_FORMATS, buffers_reused
 from ..losses import build_loss
 from ..microstructure.tensor import determines_tensor
 from ..networks import build
@@ -148,7 +148,7 @@ def adapt(
     begun = time.monotonic()
     slices = slice_axis(dwi, axis)
     plan = _plan(dwi, checkpoint.card, Scale.parse(scale, dwi, axis), slices, seed)
-    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, _own_randomness(seed):
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder, _own_randomness(seed), buffers_reused():
         copy_scan(dwi, Path(folder), plan.config.normalisation, slices)
         lessons = _lessons(copied_scan(Path(folder), Path("the scan")), plan)
         training = _Training(plan, _network(plan, checkpoint), lessons, resolve_device(device))

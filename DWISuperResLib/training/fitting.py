@@ -22,7 +22,7 @@ from torch import nn
 from ..checkpoints import save_checkpoint
 from ..errors import InputError, ProcessingError
 from ..inference.devices import resolve_device, resolve_precision
-from ..inference.memory import MEMORY_FORMATS
+from ..inference.memory import MEMORY_FORMATS, buffers_reused
 from ..io import working_in, write_text
 from ..losses import CompositeLoss
 from .card import make_card
@@ -106,7 +106,7 @@ def _fit(
         # Whole at every moment: other processes read it when they resume.
         plain = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
         write_text(config.output / "configuration.yaml", plain)
-    with _ended_well(trainer, saving), warnings.catch_warnings():
+    with _ended_well(trainer, saving), warnings.catch_warnings(), buffers_reused():
         for message in EXPECTED_WARNINGS:
             warnings.filterwarnings("ignore", message)
         trainer.fit(module, data, ckpt_path=resumed, weights_only=True)

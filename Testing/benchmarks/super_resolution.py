@@ -28,7 +28,15 @@ from torch.nn import functional
 
 from DWISuperResLib.checkpoints import Card, Checkpoint
 from DWISuperResLib.dwi import DWI
-from DWISuperResLib.inference.predict import resolve_device, resolve_precision, super_resolve
+from DWISuperResLib.inference.memory import buffers_reused
+from DWISuperResLib.inference.predict import (
+    MOST_WORKERS,
+    SLICES_AT_ONCE,
+    resolve_device,
+    resolve_precision,
+    super_resolve,
+)
+from DWISuperResLib.inference.threads import side_by_side
 from DWISuperResLib.io import read_dwi, write_dwi
 from DWISuperResLib.microstructure import brain_mask, compute_maps
 from DWISuperResLib.networks import build, fold
@@ -185,19 +193,26 @@ def against_ceiling(title: str, size: tuple[int, int], repeats: int) -> Result:
     dtype = resolve_precision("auto", device)
     architecture, arguments = ARCHITECTURES[title]
     network = fold(build(architecture, **arguments)).to(device, memory_format=torch.channels_last)
-    x = torch.rand(4, network.view.channels, *size, device=device).contiguous(memory_format=torch.channels_last)
+    x = torch.rand(SLICES_AT_ONCE["cpu"], network.view.channels, *size, device=device)
+    x = x.contiguous(memory_format=torch.channels_last)
     work = operations(network, x, SCALE)
     measure = convolution_ceiling(device, dtype or torch.float32)
+    workers = min(torch.get_num_threads(), MOST_WORKERS) if device.type == "cpu" else 1
+    batches = [x] * (3 * workers)
 
-    def forward() -> None:
+    def forward(batch: torch.Tensor) -> None:
         with autocast(device, dtype):
-            network(x, [SCALE * n for n in x.shape[2:]])
+            network(batch, [SCALE * n for n in batch.shape[2:]])
+
+    def all_batches() -> None:
+        for _ in side_by_side(forward, batches, workers):
+            pass
 
     ours, ceiling = [], []
-    # As in the engine, weights are cast once.
-    with torch.no_grad(), torch.autocast(device.type, enabled=False):
+    # As in the engine, weights are cast once, and buffers and threads are used alike.
+    with torch.no_grad(), torch.autocast(device.type, enabled=False), buffers_reused():
         for _ in range(repeats):
-            ours.append(seconds(forward, device, 3) / len(x))
+            ours.append(seconds(all_batches, device, 3) / len(x) / len(batches))
             ceiling.append(work / measure() / len(x))
     rate = f"{work / len(x) / 1e9:.3g} GFLOP a slice, ceiling {work / len(x) / min(ceiling) / 1e9:.4g} GFLOP/s"
     return Result(

@@ -95,7 +95,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(small_dwi, monkeypatch):
     monkeypatch.setattr(SRUNet, "forward", scarce)
     result = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(batch_size=16)).signal
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-3)
-    assert sizes[:4] == [10, 5, 2, 2] or sizes[:3] == [10, 8, 4]
+    assert sizes[0] > 3  # a batch of 16, or of a share of it on each thread
+    assert max(sizes[len(sizes) // 2 :]) <= 3
 
     monkeypatch.setattr(SRUNet, "forward", lambda self, x, scale: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(ProcessingError, match="single slice or block does not fit"):
