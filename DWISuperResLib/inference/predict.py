@@ -18,6 +18,7 @@ from ..networks.views import Assembler, Normalisation, Tile, View
 from ..resampling.grid import Frame, in_plane_axes, regridded_mask, slice_axis
 from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike
+from ..scratch import signal_array
 from .canvas import Canvas
 from .devices import resolve_device, resolve_precision
 from .guides import placed
@@ -183,6 +184,7 @@ class _Run:
         if options.batch_size is not None and options.batch_size < 1:
             raise InputError(f"The batch size is {options.batch_size}; expected at least 1.")
         self.normalisation = Normalisation.measure(dwi.signal, card.normalisation)
+        self.lowest = min(0.0, float(dwi.signal.min()))
         self.device = resolve_device(options.device)
         self.dtype = resolve_precision(options.precision, self.device)
         network: Any = loaded.network()
@@ -206,11 +208,10 @@ class _Run:
         self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
     ) -> tuple[DWI, NDArray[np.float32] | None]:
         dwi, view = self.dwi, self.view
-        make = np.zeros if view.dimensions == 3 else np.empty
-        signal = make((*self.shape, dwi.n_volumes), np.float32, order="F")
+        signal = signal_array((*self.shape, dwi.n_volumes))
         canvas, spread, spreads = Canvas(self.frame.view(signal), view, self.tiles), None, None
         if keep_spread:
-            spread = np.zeros_like(signal, order="F")
+            spread = signal_array(signal.shape)
             spreads = Canvas(self.frame.view(spread), view, self.tiles)
         lengths = zip(self.low.shape[1:], self.fine, strict=True)
         canvas.fill(self.low, {a: operator(n, m, "sinc") for a, (n, m) in enumerate(lengths) if n != m})
@@ -234,7 +235,7 @@ class _Run:
     def _make_consistent(self, canvas: Canvas) -> None:
         coarse = self.low.shape[1:]
         project = Projection(coarse, self.fine, self.card.degradation, self.slices, self.device)
-        canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
+        canvas.map_volumes(lambda volume, n: project(volume, self.low[n].copy()))
 
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
@@ -253,7 +254,6 @@ class _Run:
         dwi, view, low = self.dwi, self.view, self.low[members]
         gains = replace(self.normalisation, gains=self.normalisation.gains[members])
         assembler = Assembler(view, dwi.bvals[members], dwi.bvecs[members], gains)
-        lowest = min(0.0, float(dwi.signal.min()))
         limits = (0.0, 1.0) if self.card.normalisation == "paper" else None
         count = len(low)
         group = max(1, batch.size // count)
@@ -269,7 +269,7 @@ class _Run:
                     raise self._overflow()
                 restored = assembler.restore(mean.clamp(*limits) if limits else mean, repeated[part])
                 if not self.options.consistent:
-                    restored = restored.clamp_min(lowest)
+                    restored = restored.clamp_min(self.lowest)
                 images = restored.cpu().numpy()
                 spread = None if deviation is None else assembler.restore(deviation, repeated[part]).cpu().numpy()
                 for tile, inside, own in _by_tile(tiles, count, part):

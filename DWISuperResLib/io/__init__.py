@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dwi import DWI, Volume
 from ..errors import InputError
+from ..scratch import large_arrays_in
 from .formats import FORMATS, Format, format_of, image_suffix, output_names
 from .gradients import b_value_warning
 from .outputs import output_directory, output_files, working_in, write_text
@@ -250,7 +251,8 @@ def scan_outputs(
     (True, True)
     """
     groups = [output_names(Path(path), scan=not structural) for path in paths]
-    with output_files([name for group in groups for name in group], overwrite) as temporary:
+    names = [name for group in groups for name in group]
+    with output_files(names, overwrite) as temporary, large_arrays_in(names[-1].parent):
         remaining = iter(temporary)
         files = {group[-1]: [next(remaining) for _ in group] for group in groups}
 
