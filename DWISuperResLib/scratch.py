@@ -9,6 +9,7 @@ import math
 import mmap
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,9 @@ from .errors import ProcessingError
 
 LARGEST_IN_MEMORY = 1 << 30
 """Bytes of an array above which it goes to a file. Most scans' results are smaller."""
+
+MAPPED_FILES_MOVE = sys.platform != "win32"
+"""Windows lets nobody move a mapped file, or another one over it."""
 
 _FOLDER: ContextVar[Path | None] = ContextVar("folder of large arrays", default=None)
 
@@ -73,8 +77,32 @@ def signal_array(shape: Sequence[int]) -> NDArray[np.float32]:
 def mapped(file: IO[bytes], start: int, shape: Sequence[int], access: int = mmap.ACCESS_READ) -> NDArray[np.float32]:
     """The float32 of an open file from byte `start` on, first axis fastest, as an array; read-only unless told."""
     before = start % mmap.ALLOCATIONGRANULARITY
-    pages = mmap.mmap(file.fileno(), before + 4 * math.prod(shape), access=access, offset=start - before)
+    pages = _Pages(file.fileno(), before + 4 * math.prod(shape), access=access, offset=start - before)
+    pages.file = os.fstat(file.fileno())
     return np.ndarray(shape, np.float32, pages, offset=before, order="F")
+
+
+def lies_in(array: NDArray, path: Path) -> bool:
+    """Whether an array that `mapped` made, or a view of it, is a part of this very file.
+
+    Examples
+    --------
+    >>> with open("values", "w+b") as file:
+    ...     _ = file.write(bytes(16)), file.flush()
+    ...     array = mapped(file, 0, (4,))
+    >>> lies_in(array[1:], Path("values")), lies_in(array.copy(), Path("values"))
+    (True, False)
+    """
+    holder: object = array
+    while isinstance(holder, np.ndarray):
+        holder = holder.base
+    return isinstance(holder, _Pages) and path.exists() and os.path.samestat(holder.file, path.stat())
+
+
+class _Pages(mmap.mmap):
+    """A mapped file that knows which it is."""
+
+    file: os.stat_result
 
 
 def reserve(file: IO[bytes], size: int, folder: Path) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from ..dwi import DWI, AnyScan, Volume
 
 Progress = Callable[[float, str], None]
+Room = Callable[[Sequence[int], NDArray[np.float64]], NDArray[np.float32]]
 
 MIN_FOREGROUND = 0.01
 """A slice with a smaller share of foreground voxels lies outside the head: it is interpolated, not predicted."""
@@ -49,6 +50,7 @@ def super_resolve(
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
+    room: Room | None = None,
     **options: Any,
 ) -> AnyScan:
     """Super-resolve a scan.
@@ -74,6 +76,8 @@ def super_resolve(
         Called with (fraction, message).
     cancel : callable, optional
         Asked between batches; returns True to stop.
+    room : callable (shape, affine) -> array of zeros, optional
+        Makes the array for the signal of the result, (X, Y, Z, N) in Fortran order.
     **options
         device : {"auto", "cpu", "cuda", "mps"} or any torch device
             auto takes CUDA, then MPS, then the CPU.
@@ -116,7 +120,7 @@ def super_resolve(
     ((32, 32, 2), True)
     """
     run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), guide, unchecked_guide, mask)
-    return scan.like(run(progress, cancel)[0])
+    return scan.like(run(progress, cancel, room)[0])
 
 
 def super_resolve_with_uncertainty(
@@ -129,6 +133,7 @@ def super_resolve_with_uncertainty(
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
+    room: Room | None = None,
     **options: Any,
 ) -> tuple[AnyScan, NDArray[np.float32]]:
     """Super-resolve by test-time augmentation; also return its voxelwise standard deviation.
@@ -151,7 +156,7 @@ def super_resolve_with_uncertainty(
     """
     chosen = InferenceOptions(**{**options, "ensemble": True})
     run = _Run(scan.series, checkpoint, scale, chosen, guide, unchecked_guide, mask)
-    result, spread = run(progress, cancel, keep_spread=True)
+    result, spread = run(progress, cancel, room, keep_spread=True)
     assert spread is not None
     return scan.like(result), spread
 
@@ -205,10 +210,15 @@ class _Run:
             self.guide = self.frame.view(placed(guide, dwi, shape, unchecked=unchecked_guide))
 
     def __call__(
-        self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
+        self,
+        progress: Progress | None,
+        cancel: Callable[[], bool] | None,
+        room: Room | None,
+        keep_spread: bool = False,
     ) -> tuple[DWI, NDArray[np.float32] | None]:
         dwi, view = self.dwi, self.view
-        signal = signal_array((*self.shape, dwi.n_volumes))
+        shape, affine = (*self.shape, dwi.n_volumes), self.scale.refine(dwi.affine, dwi.spatial_shape)
+        signal = signal_array(shape) if room is None else room(shape, affine)
         canvas, spread, spreads = Canvas(self.frame.view(signal), view, self.tiles), None, None
         if keep_spread:
             spread = signal_array(signal.shape)
@@ -230,7 +240,7 @@ class _Run:
                 report(done, "super-resolving")
             if self.options.consistent and self.shape != dwi.spatial_shape:
                 self._make_consistent(canvas)
-        return replace(dwi, signal=signal, affine=self.scale.refine(dwi.affine, dwi.spatial_shape)), spread
+        return replace(dwi, signal=signal, affine=affine), spread
 
     def _make_consistent(self, canvas: Canvas) -> None:
         coarse = self.low.shape[1:]

@@ -6,7 +6,6 @@ import gzip
 import io
 import math
 import os
-import sys
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import InputError
-from ..scratch import is_large, mapped, signal_array
+from ..scratch import MAPPED_FILES_MOVE, is_large, mapped, signal_array
 
 try:
     from isal import igzip, igzip_threaded, isal_zlib
@@ -142,8 +141,8 @@ def read_voxels(
 
 
 def _may_be_mapped(stream: IO[bytes]) -> bool:
-    """Whether what is read is the file itself. Windows lets nobody replace a mapped file, not even by the result."""
-    return isinstance(stream, io.BufferedReader) and stream.tell() % 4 == 0 and sys.platform != "win32"
+    """Whether what is read is the file itself, which the result may have to replace."""
+    return isinstance(stream, io.BufferedReader) and stream.tell() % 4 == 0 and MAPPED_FILES_MOVE
 
 
 def _converted(

@@ -12,7 +12,7 @@ import torch
 from DWISuperResLib import phantoms, scratch
 from DWISuperResLib.apps import cli
 from DWISuperResLib.checkpoints import Card, save_checkpoint
-from DWISuperResLib.io import read_dwi, write_dwi, write_image
+from DWISuperResLib.io import read_dwi, scan_outputs, write_dwi, write_image
 from DWISuperResLib.networks import build
 from DWISuperResLib.resampling.upsamplers import interpolate
 
@@ -59,6 +59,7 @@ def all_are_large(monkeypatch):
     original = scratch.mapped
     monkeypatch.setattr(scratch, "mapped", noted)
     monkeypatch.setattr("DWISuperResLib.io.streams.mapped", noted)
+    monkeypatch.setattr("DWISuperResLib.io.mapped", noted)
 
     def enable():
         monkeypatch.setattr(scratch, "LARGEST_IN_MEMORY", 0)
@@ -112,10 +113,27 @@ def test_a_file_that_holds_what_is_needed_is_mapped_and_may_be_replaced(folder, 
     assert sorted(contents(tmp_path)) == ["scan.bval", "scan.bvec", "scan.nii"]
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_large_result_is_put_together_in_its_file(whole, folder, all_are_large, tmp_path):
+    """Unless whole numbers turn out to be enough, for which the file is written anew."""
+    scan = read_dwi(folder / ("whole.nii" if whole else "float.nii"))
+    write_dwi(scan, tmp_path / "expected.nii")
+    all_are_large()
+    with scan_outputs([tmp_path / "scan.nii"]) as write:
+        signal = write.room(tmp_path / "scan.nii", scan.signal.shape, scan.affine)
+        (file,) = tmp_path.glob(".scan.nii.*.tmp")
+        assert scratch.lies_in(signal, file)
+        signal[:] = scan.signal
+        write(tmp_path / "scan.nii", replace(scan, signal=signal))
+        assert scratch.lies_in(signal, file) is not whole
+        np.testing.assert_array_equal(signal, scan.signal)
+    assert (tmp_path / "scan.nii").read_bytes() == (tmp_path / "expected.nii").read_bytes()
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="stands in for the system's reservation")
-@pytest.mark.parametrize("fits", [0, 1])
+@pytest.mark.parametrize(("fits", "output"), [(0, "sr.nii"), (1, "sr.nii"), (1, "sr.nii.gz")])
 def test_a_disk_without_room_is_told_before_anything_is_computed(
-    fits, folder, all_are_large, tmp_path, monkeypatch, capfd
+    fits, output, folder, all_are_large, tmp_path, monkeypatch, capfd
 ):
     taken = []
     original = os.posix_fallocate
@@ -129,7 +147,7 @@ def test_a_disk_without_room_is_told_before_anything_is_computed(
     all_are_large()
     monkeypatch.setattr(os, "posix_fallocate", reserve)
     monkeypatch.setattr("DWISuperResLib.inference.canvas.Canvas.fill", None)
-    assert run(folder, tmp_path / "sr.nii.gz", "whole.nii", "--checkpoint", "slices.safetensors") == 1
+    assert run(folder, tmp_path / output, "whole.nii", "--checkpoint", "slices.safetensors") == 1
     (sentence,) = capfd.readouterr().err.strip().splitlines()
     assert f"needs {taken[-1] / 1e9:.1f} GB in {tmp_path}" in sentence
     assert "nothing was written: free space" in sentence

@@ -157,7 +157,7 @@ def peaks(shape: tuple[int, int, int]) -> list[Result]:
 
 
 def large(shape: tuple[int, int, int, int], in_memory: int) -> list[Result]:
-    """`run --scale 2` on an uncompressed scan, all but one slice interpolated; arrays above `in_memory` bytes in files."""
+    """`run --scale 2`, all but one slice interpolated, uncompressed; arrays above `in_memory` bytes in files."""
     size = 4 * np.prod(shape, dtype=np.int64)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
