@@ -94,7 +94,7 @@ def grid_artefact_index(
     NoSliceError
         If the mask leaves no slice.
     """
-    from scipy.stats import gamma
+    from scipy.special import gammaincinv  # scipy.stats takes half a second to load
 
     if not periods or min(periods) < 2:
         raise InputError(f"The periods are {periods}; expected pixels, 2 or more.")
@@ -113,7 +113,7 @@ def grid_artefact_index(
         by_slice[:, periods.index(period)] = _decibel((found / expected).mean(1))
         amplitude[period] = float(np.sqrt(max(0.0, (pairs * (found - expected)).sum(1).mean())))
         draws = slices * pairs.sum() / 2  # a frequency that is its own mirror image has half a draw's freedom
-        threshold[period] = max(THRESHOLD_DB, float(_decibel(gamma.ppf(0.999, draws) / draws)))
+        threshold[period] = max(THRESHOLD_DB, float(_decibel(gammaincinv(draws, 0.999) / draws)))
     known = [v for v in excess.values() if np.isfinite(v)]
     return GridArtefacts(
         excess_db=excess,
