@@ -228,7 +228,7 @@ def _child(program: str, *arguments: str) -> list | dict:
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"The measured process exited with {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _draw(columns: np.ndarray, path: Path) -> None:
