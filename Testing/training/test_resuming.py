@@ -109,29 +109,24 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp
     ("number", "code", "module"),
     [(signal.SIGINT, 130, "DWISuperResLib.train"), (signal.SIGTERM, 143, "DWISuperResLib train")],
 )
-def test_an_interrupted_run_says_so_and_can_be_resumed(scans, tmp_path, number, code, module):
+def test_a_second_run_is_refused_while_one_lasts_and_an_interrupted_one_says_so_and_can_be_resumed(
+    scans, tmp_path, number, code, module
+):
     output = tmp_path / "out"
     process = begin(tmp_path, tree(scans, output, 10**6), module)
-    wait_for(output / "last.ckpt", process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=100)
+    try:
+        wait_for(output / "last.ckpt", process)
+        with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
+            train(validated(tree(scans, output, 1, resume=True)))
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
     assert process.returncode == code, errors
     assert "resume=true goes on" in errors
     assert "Traceback" not in errors
     torch.load(output / "last.ckpt", weights_only=True)
     assert not list(output.glob("*.safetensors"))
-
-
-def test_a_second_run_into_the_folder_of_one_that_lasts_is_refused(scans, tmp_path):
-    output = tmp_path / "out"
-    process = begin(tmp_path, tree(scans, output, 10**6))
-    try:
-        wait_for(output / "last.ckpt", process)
-        with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
-            train(validated(tree(scans, output, 1, resume=True)))
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_program_of_its_own_is_told_where_to_go_on(scans, tmp_path, monkeypatch):
