@@ -57,7 +57,7 @@ def tree(scans: Path, output: Path, epochs: int, **sections) -> dict:
 
 def begin(tmp_path: Path, configuration: dict, module="DWISuperResLib.train", *overrides: str) -> subprocess.Popen:
     """`dwi-superres train` in a process of its own."""
-    path = tmp_path / "run.yaml"
+    path = tmp_path / f"{Path(configuration['output']).name}.yaml"
     path.write_text(yaml.safe_dump(configuration))
     command = [sys.executable, "-m", *module.split(), "--config", str(path), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -77,6 +77,8 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp_path):
     epochs = 12
+    whole = tmp_path / "whole"  # a process as well: the last bits depend on the number of threads
+    beside = begin(tmp_path, tree(scans, whole, epochs))
     killed = tmp_path / "killed"
     configuration = tree(scans, killed, epochs)
     configuration["data"]["workers"] = 1
@@ -92,10 +94,8 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp
     assert process.returncode == 0, errors
     trained = [int(line.split()[1].rstrip(",")) for line in output.splitlines() if line.startswith("epoch ")]
     assert trained == list(range(reached["global_step"] // 2, epochs))
-    whole = tmp_path / "whole"  # a process as well: the last bits depend on the number of threads
-    process = begin(tmp_path, tree(scans, whole, epochs))
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors
+    _, errors = beside.communicate(timeout=400)
+    assert beside.returncode == 0, errors
     expected, found = (load_checkpoint(path / "model.safetensors").weights for path in (whole, killed))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     expected, found = (torch.load(path / "last.ckpt", weights_only=True) for path in (whole, killed))
