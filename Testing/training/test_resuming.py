@@ -105,28 +105,28 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("number", "code", "module"),
-    [(signal.SIGINT, 130, "DWISuperResLib.train"), (signal.SIGTERM, 143, "DWISuperResLib train")],
-)
-def test_a_second_run_is_refused_while_one_lasts_and_an_interrupted_one_says_so_and_can_be_resumed(
-    scans, tmp_path, number, code, module
-):
-    output = tmp_path / "out"
-    process = begin(tmp_path, tree(scans, output, 10**6), module)
+def test_a_second_run_is_refused_while_one_lasts_and_an_interrupted_one_says_so_and_can_be_resumed(scans, tmp_path):
+    cases = [(signal.SIGINT, 130, "DWISuperResLib.train"), (signal.SIGTERM, 143, "DWISuperResLib train")]
+    outputs = [tmp_path / number.name for number, *_ in cases]
+    processes = [
+        begin(tmp_path, tree(scans, output, 10**6), module) for output, (*_, module) in zip(outputs, cases, strict=True)
+    ]
     try:
-        wait_for(output / "last.ckpt", process)
-        with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
-            train(validated(tree(scans, output, 1, resume=True)))
-        process.send_signal(number)
-        _, errors = process.communicate(timeout=100)
+        for output, process, (number, code, _) in zip(outputs, processes, cases, strict=True):
+            wait_for(output / "last.ckpt", process)
+            with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
+                train(validated(tree(scans, output, 1, resume=True)))
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=100)
+            assert process.returncode == code, errors
+            assert "resume=true goes on" in errors
+            assert "Traceback" not in errors
+            torch.load(output / "last.ckpt", weights_only=True)
+            assert not list(output.glob("*.safetensors"))
     finally:
-        process.kill()
-    assert process.returncode == code, errors
-    assert "resume=true goes on" in errors
-    assert "Traceback" not in errors
-    torch.load(output / "last.ckpt", weights_only=True)
-    assert not list(output.glob("*.safetensors"))
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def test_a_program_of_its_own_is_told_where_to_go_on(scans, tmp_path, monkeypatch):
