@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
+# --no-compile: Python compiles what it imports, a fraction of what is installed, when it first does
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 .PHONY: help demo test lint docs bench cohort image fuzz faults audit clean
 
 help:
@@ -39,7 +41,7 @@ bench: $(VENV)/.test
 	$(BIN)/python -m Testing.benchmarks
 
 fuzz: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --editable ".[fuzz]" \
+	$(INSTALL) --only-binary :all: --editable ".[fuzz]" \
 		|| echo "atheris has no wheel for this Python: plain mutations instead"
 	$(BIN)/python -m Testing.fuzz
 
@@ -47,7 +49,7 @@ faults: $(VENV)/.test
 	$(BIN)/python -m Testing.faults
 
 audit: $(VENV)/.test
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[audit]"
+	$(INSTALL) --editable ".[audit]"
 	$(BIN)/python -m Testing.audit
 
 cohort: $(VENV)/.test
@@ -70,13 +72,13 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.core: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(INSTALL) --editable .
 	touch $@
 
 $(VENV)/.test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[test,slicer]"
+	$(INSTALL) --editable ".[test,slicer]"
 	touch $@ $(VENV)/.core
 
 $(VENV)/.docs: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(INSTALL) --editable ".[docs]"
 	touch $@ $(VENV)/.core

@@ -15,7 +15,7 @@ SLICER = {"slicer", "vtk", "qt", "ctk"}
 
 # From the bottom up; a room may import those below its own row, and within a row only what is said beside it.
 ROWS = (
-    {"errors", "registry", "resources", "dwi", "progress", "provenance"},
+    {"errors", "registry", "resources", "dwi", "progress", "provenance", "scratch"},
     {"io", "resampling", "microstructure", "metrics", "losses", "networks", "phantoms"},
     {"checkpoints", "inference", "evaluation", "training"},
     {"studies", "apps", "mrml", "gui", "train"},

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from ..checkpoints import Checkpoint
     from ..dwi import DWI, Volume
+    from ..inference.predict import Room
 
 SCALES = "2|2.5|1x1x3|1.25mm"
 SCALE_HELP = "in-plane factor up to 5, a factor for each voxel axis, or a voxel size"
@@ -109,7 +111,8 @@ class Run(Writing):
                 axis, part = inference.axis, report.part(0, 0.95)
                 result = interpolate(dwi, self.scale, method=method, axis=axis, progress=part)
             else:
-                result, deviation, found = self._super_resolve(dwi, inference, mask, report)
+                room = partial(write.room, self.output)
+                result, deviation, found = self._super_resolve(dwi, inference, mask, room, report)
                 facts |= found
             report.status(f"Writing {self.output}")
             if deviation is not None:
@@ -136,6 +139,7 @@ class Run(Writing):
         dwi: DWI | Volume,
         inference: InferenceOptions,
         mask: NDArray[np.bool_] | None,
+        room: Room,
         report: Reporter,
     ) -> tuple[DWI | Volume, NDArray[np.float32] | None, dict[str, Any]]:
         report.status("Loading the network")
@@ -150,7 +154,7 @@ class Run(Writing):
             begins = 0.8
             checkpoint, facts["adapted"] = self._adapted(dwi.series, checkpoint, inference, report, begins)
         guide = read_guide(self.guide, self.unchecked_guide)
-        options = {**asdict(inference), **guide, "mask": mask, "progress": report.part(begins, 0.95)}
+        options = {**asdict(inference), **guide, "mask": mask, "room": room, "progress": report.part(begins, 0.95)}
         deviation = None
         if self.uncertainty:
             result, deviation = super_resolve_with_uncertainty(dwi, checkpoint, self.scale, **options)

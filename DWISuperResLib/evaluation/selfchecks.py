@@ -113,8 +113,7 @@ def self_checks(
     if card is not None:
         checks += _domain_checks(before, card, mask, noise, axis)
     if uncertainty is not None:
-        # Limits are of the members' spread itself.
-        checks += _uncertainty_checks(after, uncertainty / (card.uncertainty_factor if card else 1.0), fine)
+        checks += _uncertainty_checks(after, uncertainty, card.uncertainty_factor if card else 1.0, fine)
     return checks
 
 
@@ -168,7 +167,7 @@ def noise_level(dwi: DWI, mask: NDArray[np.bool_]) -> float:
         from dipy.denoise.noise_estimate import estimate_sigma
 
         return float(np.median(estimate_sigma(dwi.signal[..., _spread_volumes(dwi)], N=0)))
-    signal = dwi.signal[_spread_voxels(mask, _VOXELS)]
+    signal = _signals_at(dwi.signal, _spread_voxels(mask, _VOXELS))
     signal = np.maximum(signal, _NEXT_TO_NOTHING * signal.max(initial=0) + _TINY)
     fitted = np.exp(np.log(signal) @ (design @ np.linalg.pinv(design)).T)
     residual = (signal - fitted)[:, ~dwi.is_b0]
@@ -197,28 +196,39 @@ def domain_statistics(
     """
     mask = brain_mask(dwi) if mask is None else mask
     axis = slice_axis(dwi, axis)
-    weighted = np.flatnonzero(~dwi.is_b0)
-    inside = dwi.signal[mask]
+    b0, mean, variance = _in_each_voxel(dwi, mask)
     noise = noise_level(dwi, mask)
     found = {
         "snr": _ratio(dwi.foreground_b0(), noise),
         "brain volume": float(mask.sum() * dwi.voxel_sizes.prod() / 1000),
         "slab height": float(np.ptp(np.argwhere(mask)[:, axis]) + 1) * float(dwi.voxel_sizes[axis]),
     }
-    b0 = inside[:, dwi.is_b0].mean(1) if dwi.is_b0.any() else None
-    if b0 is not None:
+    if dwi.is_b0.any():
         found |= _shape_of("b0", b0)
-    if not len(weighted):
+    if dwi.is_b0.all():
         return found
-    dwis = inside[:, weighted]
-    mean = dwis.mean(1)
-    variance = np.maximum(dwis.var(1, ddof=1) - noise**2, 0) if len(weighted) > 1 else np.zeros(len(mean))
-    found |= {**_shape_of("dwi", mean), "anisotropy": float(np.median(np.sqrt(variance) / _raised(mean)))}
-    if b0 is not None:
+    spread = np.sqrt(np.maximum(variance - noise**2, 0))
+    found |= {**_shape_of("dwi", mean), "anisotropy": float(np.median(spread / _raised(mean)))}
+    if dwi.is_b0.any():
         ratio = _raised(b0) / _raised(mean)
         found["b0-dwi correlation"] = float(np.corrcoef(b0, mean)[0, 1]) if b0.std() > 0 < mean.std() else 1.0
-        found["diffusivity"] = float(1e3 * np.median(np.log(ratio)) / dwi.bvals[weighted].mean())
+        found["diffusivity"] = float(1e3 * np.median(np.log(ratio)) / dwi.bvals[~dwi.is_b0].mean())
     return found
+
+
+def _in_each_voxel(dwi: DWI, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(3, V) mean b0, mean of the weighted volumes and their variance, zero without; a plane at a time: no copy."""
+    found = np.zeros((3, *dwi.spatial_shape), np.float32)
+    weighted = np.flatnonzero(~dwi.is_b0)
+    for k in np.flatnonzero(mask.any(axis=(0, 1))):
+        inside, place = dwi.signal[:, :, k][mask[:, :, k]], (slice(None), slice(None), k)
+        if dwi.is_b0.any():
+            found[0][place][mask[place]] = inside[:, dwi.is_b0].mean(1)
+        if len(weighted):
+            found[1][place][mask[place]] = inside[:, weighted].mean(1)
+        if len(weighted) > 1:
+            found[2][place][mask[place]] = inside[:, weighted].var(1, ddof=1)
+    return found[:, mask]
 
 
 def domain_range(statistics: Iterable[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -284,14 +294,17 @@ def _excesses(
     area = mask.sum(axis=in_plane_axes(across))
     full = np.flatnonzero(area > 0.5 * area.max())
     chosen = full[np.unique(np.linspace(0, len(full) - 1, _SLICES).round().astype(int))]
-    thin = replace(high, signal=_slices(high.signal, chosen, across))
     plain = replace(high, signal=_interpolated(low, high.spatial_shape, chosen, across))
     region = _slices(mask, chosen, across)
     volumes = _spread_volumes(high)
-    stacks = {"signal": (thin.signal[..., volumes], plain.signal[..., volumes])}
+    shown = np.stack([_slices(high.signal[..., n], chosen, across) for n in volumes], axis=3)
+    stacks = {"signal": (shown, plain.signal[..., volumes])}
     if with_fa:
-        first, second = (compute_maps(dwi, ("fa",), mask=region)["fa"][..., None] for dwi in (thin, plain))
-        stacks["FA"] = (first, second)
+        within = np.zeros_like(mask)
+        np.moveaxis(within, across, 0)[chosen] = np.moveaxis(region, across, 0)
+        first = _slices(compute_maps(high, ("fa",), mask=within)["fa"], chosen, across)
+        second = compute_maps(plain, ("fa",), mask=region)["fa"]
+        stacks["FA"] = (first[..., None], second[..., None])
     found: dict[str, list[tuple[float, float, int]]] = {name: [] for name in stacks}
     for name, (image, interpolated) in stacks.items():
         # Anatomy hides wide grids; what the network added to the interpolation shows them.
@@ -335,7 +348,7 @@ def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: floa
     volumes = _spread_volumes(low)
     part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
     again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model, axis=axis)
-    difference = again.signal[mask] - low.signal[mask][:, volumes]
+    difference = again.signal[mask] - low.signal[..., volumes][mask]
     value = _ratio(float(np.sqrt((difference.astype(np.float64) ** 2).mean())), noise)
     fired = not value <= CONSISTENCY_THRESHOLD
     advice = "The output, degraded again, equals the input within its noise."
@@ -401,11 +414,12 @@ def _outside(value: float, limits: tuple[float, ...], tolerance: float) -> float
     return max(low - value, value - high, 0.0) / max(high - low, tolerance)
 
 
-def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_]) -> list[Check]:
+def _uncertainty_checks(high: DWI, deviation: NDArray, factor: float, mask: NDArray[np.bool_]) -> list[Check]:
+    """Limits are of the members' spread itself, which is the deviation over its factor."""
     voxels = _spread_voxels(mask, _VOXELS)
-    spread = deviation[voxels]
+    signal, spread = _signals_at(high.signal, voxels), _signals_at(deviation, voxels) / factor
     weighted = ~high.is_b0 if not high.is_b0.all() else high.is_b0
-    mean = float(high.signal[voxels][:, weighted].mean())
+    mean = float(signal[:, weighted].mean())
     value = 100 * _ratio(float(np.sqrt(np.median((spread[:, weighted] ** 2).mean(1)))), mean)
     fired = value > UNCERTAINTY_THRESHOLD
     advice = "The members of the ensemble agree."
@@ -413,7 +427,7 @@ def _uncertainty_checks(high: DWI, deviation: NDArray, mask: NDArray[np.bool_]) 
         advice = "The members of the ensemble disagree; trust details only where the uncertainty map is low."
     checks = [Check("ensemble spread of the signal (%)", value, UNCERTAINTY_THRESHOLD, fired, advice)]
     if determines_tensor(high.bvals, high.bvecs):
-        value = float(np.median(fa_deviation(high.signal[voxels], spread, high.bvals, high.bvecs)))
+        value = float(np.median(fa_deviation(signal, spread, high.bvals, high.bvecs)))
         fired = value > FA_UNCERTAINTY_THRESHOLD
         advice = "It moves FA little."
         if fired:
@@ -445,3 +459,11 @@ def _spread_voxels(mask: NDArray[np.bool_], count: int) -> tuple[NDArray[np.intp
     """Indices of about `count` voxels of the mask, evenly spread."""
     inside = np.flatnonzero(mask)
     return np.unravel_index(inside[:: max(1, len(inside) // count)], mask.shape)
+
+
+def _signals_at(signal: NDArray[np.float32], voxels: tuple[NDArray[np.intp], ...]) -> NDArray[np.float32]:
+    """(V, N) signals of some voxels, a volume at a time: each lies by itself in a file."""
+    found = np.empty((len(voxels[0]), signal.shape[3]), np.float32)
+    for n in range(signal.shape[3]):
+        found[:, n] = signal[..., n][voxels]
+    return found

@@ -51,16 +51,16 @@ class Canvas:
         low : array, shape (N, slices, rows, columns)
         operators : mapping of axis (0 slices, 1 rows, 2 columns) to array (n_out, n_in)
         """
-        matrices = [np.asarray(operators[a], np.float32) if a in operators else None for a in range(3)]
-        for index in np.flatnonzero(~self.covered.all(axis=(1, 2))):
-            across = matrices[0]
-            image = low[:, index] if across is None else np.tensordot(across[index], low, axes=(0, 1))
-            if matrices[1] is not None:
-                image = matrices[1] @ image
-            if matrices[2] is not None:
-                image = image @ matrices[2].T
-            uncovered = ~self.covered[index]
-            self.fine[:, index][:, uncovered] = image[:, uncovered]
+        across, down, along = (np.asarray(operators[a], np.float32) if a in operators else None for a in range(3))
+        indices = np.flatnonzero(~self.covered.all(axis=(1, 2)))
+        for volume, coarse in zip(self.fine, low, strict=True):
+            for index in indices:
+                image = coarse[index] if across is None else np.tensordot(across[index], coarse, axes=(0, 0))
+                if down is not None:
+                    image = down @ image
+                if along is not None:
+                    image = image @ along.T
+                np.copyto(volume[index], image, where=~self.covered[index])
 
     def map_volumes(self, process: Callable[[NDArray[np.float32], int], NDArray[np.float32]]) -> None:
         """Replace each volume (slices, rows, columns) by what `process` makes of it and its number."""

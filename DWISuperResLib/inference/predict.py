@@ -18,6 +18,7 @@ from ..networks.views import Assembler, Normalisation, Tile, View
 from ..resampling.grid import Frame, in_plane_axes, regridded_mask, slice_axis
 from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike
+from ..scratch import signal_array
 from .canvas import Canvas
 from .devices import resolve_device, resolve_precision
 from .guides import placed
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ..dwi import DWI, AnyScan, Volume
 
 Progress = Callable[[float, str], None]
+Room = Callable[[Sequence[int], NDArray[np.float64]], NDArray[np.float32]]
 
 MIN_FOREGROUND = 0.01
 """A slice with a smaller share of foreground voxels lies outside the head: it is interpolated, not predicted."""
@@ -51,6 +53,7 @@ def super_resolve(
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
+    room: Room | None = None,
     **options: Any,
 ) -> AnyScan:
     """Super-resolve a scan.
@@ -76,6 +79,8 @@ def super_resolve(
         Called with (fraction, message).
     cancel : callable, optional
         Asked between batches; returns True to stop.
+    room : callable (shape, affine) -> array of zeros, optional
+        Makes the array for the signal of the result, (X, Y, Z, N) in Fortran order.
     **options
         device : {"auto", "cpu", "cuda", "mps"} or any torch device
             auto takes CUDA, then MPS, then the CPU.
@@ -118,7 +123,7 @@ def super_resolve(
     ((32, 32, 2), True)
     """
     run = _Run(scan.series, checkpoint, scale, InferenceOptions(**options), guide, unchecked_guide, mask)
-    return scan.like(run(progress, cancel)[0])
+    return scan.like(run(progress, cancel, room)[0])
 
 
 def super_resolve_with_uncertainty(
@@ -131,6 +136,7 @@ def super_resolve_with_uncertainty(
     mask: NDArray[np.bool_] | None = None,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
+    room: Room | None = None,
     **options: Any,
 ) -> tuple[AnyScan, NDArray[np.float32]]:
     """Super-resolve by test-time augmentation; also return its voxelwise standard deviation.
@@ -153,7 +159,7 @@ def super_resolve_with_uncertainty(
     """
     chosen = InferenceOptions(**{**options, "ensemble": True})
     run = _Run(scan.series, checkpoint, scale, chosen, guide, unchecked_guide, mask)
-    result, spread = run(progress, cancel, keep_spread=True)
+    result, spread = run(progress, cancel, room, keep_spread=True)
     assert spread is not None
     return scan.like(result), spread
 
@@ -186,6 +192,7 @@ class _Run:
         if options.batch_size is not None and options.batch_size < 1:
             raise InputError(f"The batch size is {options.batch_size}; expected at least 1.")
         self.normalisation = Normalisation.measure(dwi.signal, card.normalisation)
+        self.lowest = min(0.0, float(dwi.signal.min()))
         self.device = resolve_device(options.device)
         self.dtype = resolve_precision(options.precision, self.device)
         network: Any = loaded.network()
@@ -206,14 +213,18 @@ class _Run:
             self.guide = self.frame.view(placed(guide, dwi, shape, unchecked=unchecked_guide))
 
     def __call__(
-        self, progress: Progress | None, cancel: Callable[[], bool] | None, keep_spread: bool = False
+        self,
+        progress: Progress | None,
+        cancel: Callable[[], bool] | None,
+        room: Room | None,
+        keep_spread: bool = False,
     ) -> tuple[DWI, NDArray[np.float32] | None]:
         dwi, view = self.dwi, self.view
-        make = np.zeros if view.dimensions == 3 else np.empty
-        signal = make((*self.shape, dwi.n_volumes), np.float32, order="F")
+        shape, affine = (*self.shape, dwi.n_volumes), self.scale.refine(dwi.affine, dwi.spatial_shape)
+        signal = signal_array(shape) if room is None else room(shape, affine)
         canvas, spread, spreads = Canvas(self.frame.view(signal), view, self.tiles), None, None
         if keep_spread:
-            spread = np.zeros_like(signal, order="F")
+            spread = signal_array(signal.shape)
             spreads = Canvas(self.frame.view(spread), view, self.tiles)
         lengths = zip(self.low.shape[1:], self.fine, strict=True)
         canvas.fill(self.low, {a: operator(n, m, "sinc") for a, (n, m) in enumerate(lengths) if n != m})
@@ -232,12 +243,12 @@ class _Run:
                 report(done, "super-resolving")
             if self.options.consistent and self.shape != dwi.spatial_shape:
                 self._make_consistent(canvas)
-        return replace(dwi, signal=signal, affine=self.scale.refine(dwi.affine, dwi.spatial_shape)), spread
+        return replace(dwi, signal=signal, affine=affine), spread
 
     def _make_consistent(self, canvas: Canvas) -> None:
         coarse = self.low.shape[1:]
         project = Projection(coarse, self.fine, self.card.degradation, self.slices, self.device)
-        canvas.map_volumes(lambda volume, n: project(volume, self.low[n]))
+        canvas.map_volumes(lambda volume, n: project(volume, self.low[n].copy()))
 
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
         """Share done, and (tile, volumes, images, deviations) in signal units: in batches over tiles and volumes."""
@@ -257,7 +268,6 @@ class _Run:
         dwi, view, low = self.dwi, self.view, self.low[members]
         gains = replace(self.normalisation, gains=self.normalisation.gains[members])
         assembler = Assembler(view, dwi.bvals[members], dwi.bvecs[members], gains)
-        lowest = min(0.0, float(dwi.signal.min()))
         limits = (0.0, 1.0) if self.card.normalisation == "paper" else None
         count = len(low)
         group = max(1, batch.size // count)
@@ -285,7 +295,7 @@ class _Run:
                 shown = torch.arange(part.start, part.stop) % count
                 restored = assembler.restore(mean.clamp(*limits) if limits else mean, shown)
                 if not self.options.consistent:
-                    restored = restored.clamp_min(lowest)
+                    restored = restored.clamp_min(self.lowest)
                 spread = None if deviation is None else assembler.restore(deviation, shown).cpu().numpy()
                 found.append((part, restored.cpu().numpy(), spread))
             return start, found

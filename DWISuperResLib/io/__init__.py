@@ -5,9 +5,12 @@ Volumes are read into one float32 array, X fastest and the volumes slowest, and 
 
 from __future__ import annotations
 
+import math
+import mmap
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..dwi import DWI, Volume
 from ..errors import InputError
+from ..scratch import MAPPED_FILES_MOVE, is_large, large_arrays_in, mapped, reserve, signal_array
 from .formats import FORMATS, Format, format_of, image_suffix, output_names
 from .gradients import b_value_warning
 from .outputs import output_directory, output_files, working_in, write_text
@@ -211,7 +215,7 @@ def write_dwi(dwi: DWI, path: str | os.PathLike, *, overwrite: bool = False, com
 @contextmanager
 def scan_outputs(
     paths: Sequence[str | os.PathLike], *, structural: bool = False, overwrite: bool = False, compress: bool = True
-) -> Iterator[Callable[[str | os.PathLike, DWI | Volume], None]]:
+) -> Iterator[ScanWriter]:
     """Write several scans in one transaction: all of them appear when the block ends, or none.
 
     Entered before a long computation, it refuses at once what could not be written afterwards, and keeps other runs
@@ -228,7 +232,7 @@ def scan_outputs(
 
     Yields
     ------
-    callable (path, scan) that writes one of them.
+    ScanWriter: called with a path and a scan, it writes one of them.
 
     Raises
     ------
@@ -250,19 +254,50 @@ def scan_outputs(
     (True, True)
     """
     groups = [output_names(Path(path), scan=not structural) for path in paths]
-    with output_files([name for group in groups for name in group], overwrite) as temporary:
+    names = [name for group in groups for name in group]
+    with output_files(names, overwrite) as temporary, large_arrays_in(names[-1].parent):
         remaining = iter(temporary)
-        files = {group[-1]: [next(remaining) for _ in group] for group in groups}
+        yield ScanWriter({group[-1]: [next(remaining) for _ in group] for group in groups}, compress)
 
-        def write(path: str | os.PathLike, scan: DWI | Volume) -> None:
-            path = Path(path)
-            if isinstance(scan, DWI):
-                format_of(path).write_scan(scan, files[path], path, compress)
-                return
-            image, dtype = scan.image, stored_dtype(scan.image)
-            format_of(path).write_image(image, scan.affine, files[path], path, dtype, scan.acquisition_axis, compress)
 
-        yield write
+@dataclass(frozen=True)
+class ScanWriter:
+    """Writes scans to temporary files.
+
+    Attributes
+    ----------
+    files : mapping of path to list of path
+        The files that each output consists of, as `output_names` has them.
+    compress : bool
+        As for `write_dwi`.
+    """
+
+    files: Mapping[Path, Sequence[Path]]
+    compress: bool
+
+    def __call__(self, path: str | os.PathLike, scan: DWI | Volume) -> None:
+        """Write one of the scans."""
+        path = Path(path)
+        files = self.files[path]
+        if isinstance(scan, DWI):
+            format_of(path).write_scan(scan, files, path, self.compress)
+            return
+        image, dtype = scan.image, stored_dtype(scan.image)
+        format_of(path).write_image(image, scan.affine, files, path, dtype, scan.acquisition_axis, self.compress)
+
+    def room(self, path: str | os.PathLike, shape: Sequence[int], affine: NDArray[np.float64]) -> NDArray[np.float32]:
+        """As `signal_array`, for the signal of a scan on its way to `path`: a large one lies in that very file.
+
+        Where the file will be compressed it lies in a nameless one, and in memory where it is small.
+        """
+        path = Path(path)
+        begin = format_of(path).voxels_begin
+        start = begin(affine) if begin is not None and is_large(shape) and MAPPED_FILES_MOVE else None
+        if start is None:
+            return signal_array(shape)
+        with open(self.files[path][-1], "x+b") as file:
+            reserve(file, start + 4 * math.prod(shape), path.parent)
+            return mapped(file, start, shape, mmap.ACCESS_WRITE)
 
 
 def read_image(path: str | os.PathLike) -> tuple[NDArray[np.float32], NDArray[np.float64]]:

@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -36,6 +38,8 @@ class Format:
         Suffixes of the files that hold a scan's gradient table.
     voxels : tuple of str
         Suffixes of files beside the image that hold its voxels.
+    voxels_begin : callable (affine) -> int, optional
+        For images that are written uncompressed: the byte at which the voxels will begin.
 
     Examples
     --------
@@ -50,6 +54,7 @@ class Format:
     is_structural: Callable[[Path], bool]
     tables: tuple[str, ...] = ()
     voxels: tuple[str, ...] = ()
+    voxels_begin: Callable[[NDArray], int] | None = None
 
 
 def _later(module: str, name: str) -> Callable[..., Any]:
@@ -61,7 +66,9 @@ def _later(module: str, name: str) -> Callable[..., Any]:
     return call
 
 
-def _of_module(module: str, tables: tuple[str, ...] = (), voxels: tuple[str, ...] = ()) -> Format:
+def _of_module(
+    module: str, tables: tuple[str, ...] = (), voxels: tuple[str, ...] = (), voxels_begin: str | None = None
+) -> Format:
     return Format(
         _later(module, "read_scan"),
         _later(module, "read_image"),
@@ -70,12 +77,13 @@ def _of_module(module: str, tables: tuple[str, ...] = (), voxels: tuple[str, ...
         _later(module, "is_structural"),
         tables,
         voxels,
+        voxels_begin and _later(module, voxels_begin),
     )
 
 
 FORMATS: dict[str, Format] = {
     ".nii.gz": _of_module("nifti", tables=(".bval", ".bvec")),
-    ".nii": _of_module("nifti", tables=(".bval", ".bvec")),
+    ".nii": _of_module("nifti", tables=(".bval", ".bvec"), voxels_begin="voxels_begin"),
     ".nrrd": _of_module("nrrd"),
     ".nhdr": _of_module("nrrd", voxels=(".raw.gz",)),
 }

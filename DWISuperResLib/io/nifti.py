@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ..dwi import DWI
 from ..errors import InputError
+from ..scratch import lies_in
 from .gradients import fsl_to_ras, ras_to_fsl, read_directions, read_table, table_row
 from .streams import check_exists, compressed_output, open_input, read_voxels, skip, stored_dtype, write_voxels
 
@@ -78,8 +79,11 @@ def write_image(
     header.set_dim_info(slice=acquisition_axis)
     header.set_slope_inter(1, 0)
     extension = _affine_extension(affine)
-    header["vox_offset"] = 352 + len(extension)
-    with open(files[-1], "xb") as file:
+    header["vox_offset"] = voxels_begin(affine)
+    in_place = dtype == np.float32 and lies_in(voxels, files[-1])
+    if not in_place:
+        files[-1].unlink(missing_ok=True)  # taken for float32, while integers will do; who holds the array keeps it
+    with open(files[-1], "r+b" if in_place else "xb") as file:
         start = header.binaryblock + bytes([bool(extension), 0, 0, 0]) + extension
         if path.name.lower().endswith(".gz"):
             with compressed_output(file) as stream:
@@ -87,7 +91,13 @@ def write_image(
                 write_voxels(stream, voxels, dtype)
         else:
             file.write(start)
-            write_voxels(file, voxels, dtype)
+            if not in_place:
+                write_voxels(file, voxels, dtype)
+
+
+def voxels_begin(affine: NDArray[np.float64]) -> int:
+    """The byte behind the header and what it is extended by."""
+    return 352 + len(_affine_extension(affine))
 
 
 def _own_tables(path: Path, kind: str) -> list[str]:

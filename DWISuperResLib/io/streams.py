@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import zlib
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from ..errors import InputError
+from ..scratch import MAPPED_FILES_MOVE, is_large, mapped, signal_array
 
 try:
     from isal import igzip, igzip_threaded, isal_zlib
@@ -121,22 +123,12 @@ def read_voxels(
         raise InputError(
             f"{path} promises {size} voxels of {dtype.itemsize} bytes but holds less; copy or export it again."
         )
-    order = [axis for axis in range(len(shape)) if axis != volume_axis % len(shape)]
-    try:
-        voxels = np.empty([*(shape[a] for a in order), shape[volume_axis]], np.float32, order="F")
-        slab = bytearray(needed // shape[-1])
-    except (MemoryError, ValueError, OverflowError) as error:
-        raise InputError(
-            f"{path} needs {needed / dtype.itemsize * 4e-9:.1f} GB of memory, more than there is."
-        ) from error
-    in_file_order = np.moveaxis(voxels, -1, volume_axis)
-    for n in range(shape[-1]):
-        _fill(stream, slab, path)
-        stored = np.frombuffer(slab, dtype).reshape(shape[:-1], order="F")
-        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: infinite, which the DWI reports
-            if slope != 1 or intercept != 0:
-                stored = stored * np.float64(slope) + intercept
-            in_file_order[..., n] = stored
+    as_held = dtype == np.float32 and (slope, intercept) == (1, 0) and volume_axis % len(shape) == len(shape) - 1
+    if as_held and is_large(shape) and _may_be_mapped(stream):
+        voxels = mapped(stream, stream.tell(), shape)
+        stream.seek(needed, os.SEEK_CUR)
+    else:
+        voxels = _converted(stream, shape, dtype, path, volume_axis, slope, intercept)
     # A slice or more behind the last voxel: the header has lost slices, so that volumes would be mixed. (This also
     # reaches the end of a gzip stream, where its checksum is compared.)
     slice_bytes = math.prod(shape[:2]) * dtype.itemsize
@@ -145,6 +137,38 @@ def read_voxels(
             f"{path} holds more voxels than the {' x '.join(map(str, shape))} that its header promises; repair the "
             "header or export it again."
         )
+    return voxels
+
+
+def _may_be_mapped(stream: IO[bytes]) -> bool:
+    """Whether what is read is the file itself, which the result may have to replace."""
+    return isinstance(stream, io.BufferedReader) and stream.tell() % 4 == 0 and MAPPED_FILES_MOVE
+
+
+def _converted(
+    stream: IO[bytes],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    path: Path,
+    volume_axis: int,
+    slope: float,
+    intercept: float,
+) -> NDArray[np.float32]:
+    """Read, converted and in the order of a DWI, a slab of the file's last axis at a time."""
+    order = [axis for axis in range(len(shape)) if axis != volume_axis % len(shape)]
+    try:
+        voxels = signal_array([*(shape[a] for a in order), shape[volume_axis]])
+        slab = bytearray(math.prod(shape[:-1]) * dtype.itemsize)
+    except (MemoryError, ValueError, OverflowError) as error:
+        raise InputError(f"{path} needs {math.prod(shape) * 4e-9:.1f} GB of memory, more than there is.") from error
+    in_file_order = np.moveaxis(voxels, -1, volume_axis)
+    for n in range(shape[-1]):
+        _fill(stream, slab, path)
+        stored = np.frombuffer(slab, dtype).reshape(shape[:-1], order="F")
+        with np.errstate(over="ignore", invalid="ignore"):  # beyond float32: infinite, which the DWI reports
+            if slope != 1 or intercept != 0:
+                stored = stored * np.float64(slope) + intercept
+            in_file_order[..., n] = stored
     return voxels
 
 

@@ -330,9 +330,10 @@ class Normalisation:
         if kind != "volume":
             raise InputError(f"The normalisation is {kind!r}; expected volume or paper.")
         foreground = foreground_mask(signal)
-        inside = [signal[..., n][foreground] for n in range(signal.shape[3])]
-        means = np.array([values.mean(dtype=np.float64) for values in inside])
-        sizes = np.array([np.abs(values).mean(dtype=np.float64) for values in inside])
+        means, sizes = np.zeros((2, signal.shape[3]))
+        for n in range(signal.shape[3]):
+            inside = signal[..., n][foreground]
+            means[n], sizes[n] = inside.mean(dtype=np.float64), np.abs(inside).mean(dtype=np.float64)
         if unusable := np.flatnonzero((sizes > 0) & (means < SMALLEST_MEAN * sizes)).tolist():
             first = unusable[0]
             raise InputError(

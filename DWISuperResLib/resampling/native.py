@@ -222,7 +222,9 @@ def _noise_power(dwi: DWI) -> tuple[Spectrum, int]:
     if not inside.size:
         return none
     spread = np.unravel_index(inside[:: -(-len(inside) // _VOXELS)], window.shape)
-    values = dwi.signal[spread][:, volumes].astype(np.float64)
+    values = np.empty((len(spread[0]), len(volumes)), order="F")
+    for n, volume in enumerate(volumes):
+        values[:, n] = dwi.signal[..., volume][spread]
     variances, combinations = np.linalg.eigh(values.T @ values / len(values))
     count = min(_COMPONENTS, len(volumes) // 3, len(volumes) - _TENSOR)
     if variances[0] <= 1e-10 * variances[-1]:

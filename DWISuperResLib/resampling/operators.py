@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..registry import Registry
+from ..scratch import signal_array
 
 Matrix = NDArray[np.float64]
 
@@ -198,7 +199,7 @@ def map_volumes(
     shape = list(signal.shape)
     for axis, matrix in operators.items():
         shape[axis] = matrix.shape[0]
-    result = np.empty(shape, np.float32, order="F")
+    result = signal_array(shape)
     for n in range(signal.shape[3]):
         result[..., n] = apply_operators(signal[..., n], operators)
         after_volume(n)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ..errors import Cancelled
 from ..registry import Registry
+from ..scratch import signal_array
 from .iterative import Step, low_rank_tv, non_local_upsampling
 from .operators import map_volumes, operator
 from .scale import Scale, ScaleLike
@@ -139,7 +140,7 @@ class Iterative:
         shape = scale.fine_shape(dwi.spatial_shape)
         if shape == dwi.spatial_shape:
             return dwi
-        signal = np.empty((*shape, dwi.n_volumes), np.float32, order="F")
+        signal = signal_array((*shape, dwi.n_volumes))
         for n in range(dwi.n_volumes):
 
             def step(share: float, n: int = n) -> None:

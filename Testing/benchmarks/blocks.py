@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
         network = network_of(architecture, SMALL[architecture] if arguments.quick else published, device)
         block = torch.rand(1, network.view.channels, *[16 if arguments.quick else 64] * 3, device=device)
         results += [
-            against_ceiling(title, network, block, arguments.repeats),
+            against_ceiling(title, network, block, arguments.repeats, arguments.quick),
             against_plain(title, network, block, arguments.repeats),
         ]
     report(results, arguments.json)
@@ -62,12 +62,12 @@ def plain_of(network: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda x: x + body(x) if residual else body(x)
 
 
-def against_ceiling(title: str, network: Any, block: torch.Tensor, repeats: int) -> Result:
+def against_ceiling(title: str, network: Any, block: torch.Tensor, repeats: int, tiny: bool) -> Result:
     """Rate of the whole network against that of convolutions alone, in turn."""
     device = block.device
     dtype = resolve_precision("auto", device)
     work = operations(network, block, 1)
-    measure = convolution_ceiling(device, dtype or torch.float32, 3)
+    measure = convolution_ceiling(device, dtype or torch.float32, 3, tiny)
     ours, ceiling = [], []
     with torch.no_grad(), torch.autocast(device.type, enabled=False), buffers_reused():
         for _ in range(repeats):

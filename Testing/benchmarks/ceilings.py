@@ -39,11 +39,17 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> AbstractContext
     return torch.autocast(device.type, dtype) if dtype else nullcontext()
 
 
-def convolution_ceiling(device: torch.device, dtype: torch.dtype, dimensions: int = 2) -> Callable[[], float]:
-    """Measure on each call: operations a second of the best of some convolutions of 3 pixels an axis, channels last."""
+def convolution_ceiling(
+    device: torch.device, dtype: torch.dtype, dimensions: int = 2, tiny: bool = False
+) -> Callable[[], float]:
+    """Measure on each call: operations a second of the best of some convolutions of 3 pixels an axis, channels last.
+
+    `tiny` images, a quarter of the size, only show that it runs.
+    """
     make, memory = {2: nn.Conv2d, 3: nn.Conv3d}[dimensions], MEMORY_FORMATS[dimensions]
     cases = []
     for channels, side in CONVOLUTIONS[dimensions]:
+        side = side // 4 if tiny else side
         layer = make(channels, channels, 3, padding=1).to(device, dtype, memory_format=memory)
         images = torch.rand(4, channels, *[side] * dimensions, device=device).to(dtype, memory_format=memory)
         cases.append((layer, images, 2 * 3**dimensions * channels**2 * images[:, 0].numel()))

@@ -1,15 +1,19 @@
-"""Peak memory of reading, running and writing against what it should be; cost from 1e2 to 1e5 slices.
+"""Peak memory of reading, running and writing against what it should be; a scan of 17 GB; cost from 1e2 to 1e5 slices.
 
     python -m Testing.benchmarks.memory [--repeats 5] [--quick] [--json FILE] [--plot FILE.png]
 
 Each step runs in a process of its own. Its peak is counted from just before the step, libraries loaded and the network
 warm, and compared with the volumes that the step makes, once each, plus a bounded work buffer: the limit. The rows show
 megabytes and seconds a thousand slices.
+
+The scan of 17 GB is the result of `run` on one of 4 GB, in 4 GB of memory: as much as the system gives the process to
+write to of its own (RLIMIT_DATA). Pages of files, which the system takes back when it likes, are not counted.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -17,12 +21,15 @@ from pathlib import Path
 
 import numpy as np
 
-from DWISuperResLib.io import write_dwi
+from DWISuperResLib.dwi import DWI
+from DWISuperResLib.io import write_dwi, write_image
 from DWISuperResLib.phantoms import phantom
+from DWISuperResLib.scratch import LARGEST_IN_MEMORY, large_arrays_in, signal_array
 from Testing.benchmarks.harness import Result, parser, report
 
 ROOT = Path(__file__).parents[2]
 BUFFER = {"read": 64.0, "run": 384.0, "write": 64.0}  # MB beyond the volumes
+MEMORY = 4096.0  # MB for the large scan
 GROWTH_LIMIT = 1.25  # seconds a slice at the most slices over those at a tenth of them
 
 _START = """
@@ -83,6 +90,32 @@ for slices in json.loads(sys.argv[1]):
 print(json.dumps(rows))
 """
 )
+_LARGE = (
+    _START
+    + """
+import resource, threading
+from DWISuperResLib import scratch
+from DWISuperResLib.apps import cli
+
+limit, largest, arguments = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+scratch.LARGEST_IN_MEMORY = largest
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+peak, done = 0.0, threading.Event()
+
+def watch():
+    global peak
+    while not done.wait(0.01):
+        peak = max(peak, resident("RssAnon"))
+
+watcher = threading.Thread(target=watch)
+watcher.start()
+start = time.perf_counter()
+code = cli.main(arguments)
+done.set()
+watcher.join()
+print(json.dumps({"code": code, "peak": peak, "seconds": time.perf_counter() - start}))
+"""
+)
 
 
 def main(argv: list[str] | None = None) -> list[Result]:
@@ -93,6 +126,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
     arguments = options.parse_args(argv)
     if Path("/proc/self/clear_refs").exists():
         results = peaks((32, 32, 4) if arguments.quick else (102, 102, 20))
+        results += large((24, 28, 4, 8), 0) if arguments.quick else large((145, 174, 145, 288), LARGEST_IN_MEMORY)
         counts = [100, 200] if arguments.quick else [100, 300, 1000, 3000, 10_000, 30_000, 100_000]
         results += scaling(counts, arguments.repeats, arguments.plot)
     else:
@@ -120,6 +154,45 @@ def peaks(shape: tuple[int, int, int]) -> list[Result]:
         )
         for step, (peak, volume) in rows.items()
     ]
+
+
+def large(shape: tuple[int, int, int, int], in_memory: int) -> list[Result]:
+    """`run --scale 2`, all but one slice interpolated, uncompressed; arrays above `in_memory` bytes in files."""
+    size = 4 * np.prod(shape, dtype=np.int64)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        needed, free = 10 * size, shutil.disk_usage(folder).free
+        task, limit = f"memory of run, result of {4 * size / 1e9:.3g} GB, MB", f"limit: {MEMORY:g} MB"
+        if free < needed:
+            return [Result(task, limit, skipped=f"{needed / 1e9:.0f} GB of disk needed, {free / 1e9:.0f} GB free")]
+        _write_large(shape, folder)
+        arguments = ["run", "scan.nii", "fine.nii", "--mask", "mask.nii", "--device", "cpu", "--progress", "none"]
+        arguments = [str(folder / a) if a.endswith(".nii") else a for a in arguments]
+        found = _child(_LARGE, str(int(MEMORY) << 20), str(in_memory), *arguments)
+        written = (folder / "fine.nii").stat().st_size
+    assert isinstance(found, dict)
+    assert found["code"] == 0
+    note = (
+        f"{size / 1e9:.3g} GB read, {written / 1e9:.3g} GB written in {found['seconds']:.0f} s; the limit was enforced"
+    )
+    return [Result(task, limit, [found["peak"]], [MEMORY], goal=1, note=note)]
+
+
+def _write_large(shape: tuple[int, int, int, int], folder: Path) -> None:
+    rng = np.random.default_rng(0)
+    scan = phantom(shape[:3], (1.25, 1.25, 1.25), supersampling=1, shells=((0, 1), (1000, 1)))
+    base = scan.signal[..., 0]
+    with large_arrays_in(folder):
+        signal = signal_array(shape)
+    for n in range(shape[3]):
+        signal[..., n] = base * rng.uniform(0.2, 0.6) + rng.standard_normal(base.shape, np.float32)
+    bvecs = rng.normal(size=(shape[3], 3))
+    bvecs /= np.linalg.norm(bvecs, axis=1, keepdims=True)
+    bvals = np.where(np.arange(shape[3]) % 16 == 0, 0.0, 1000.0)
+    write_dwi(DWI(signal, scan.affine, bvals, bvecs), folder / "scan.nii")
+    mask = np.zeros(shape[:3], np.uint8)
+    mask[..., shape[2] // 2] = 1
+    write_image(mask, scan.affine, folder / "mask.nii")
 
 
 def scaling(counts: list[int], repeats: int, plot: Path | None) -> list[Result]:
@@ -155,7 +228,7 @@ def _child(program: str, *arguments: str) -> list | dict:
     done = subprocess.run([sys.executable, "-c", program, *arguments], cwd=ROOT, capture_output=True, text=True)
     if done.returncode:
         raise RuntimeError(f"The measured process exited with {done.returncode}: {done.stderr.strip()}")
-    return json.loads(done.stdout)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _draw(columns: np.ndarray, path: Path) -> None:

@@ -57,7 +57,7 @@ def tree(scans: Path, output: Path, epochs: int, **sections) -> dict:
 
 def begin(tmp_path: Path, configuration: dict, module="DWISuperResLib.train", *overrides: str) -> subprocess.Popen:
     """`dwi-superres train` in a process of its own."""
-    path = tmp_path / "run.yaml"
+    path = tmp_path / f"{Path(configuration['output']).name}.yaml"
     path.write_text(yaml.safe_dump(configuration))
     command = [sys.executable, "-m", *module.split(), "--config", str(path), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -77,6 +77,8 @@ def wait_for(path: Path, process: subprocess.Popen) -> None:
 @pytest.mark.timeout(600)
 def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp_path):
     epochs = 12
+    whole = tmp_path / "whole"  # a process as well: the last bits depend on the number of threads
+    beside = begin(tmp_path, tree(scans, whole, epochs))
     killed = tmp_path / "killed"
     configuration = tree(scans, killed, epochs)
     configuration["data"]["workers"] = 1
@@ -92,10 +94,8 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp
     assert process.returncode == 0, errors
     trained = [int(line.split()[1].rstrip(",")) for line in output.splitlines() if line.startswith("epoch ")]
     assert trained == list(range(reached["global_step"] // 2, epochs))
-    whole = tmp_path / "whole"  # a process as well: the last bits depend on the number of threads
-    process = begin(tmp_path, tree(scans, whole, epochs))
-    _, errors = process.communicate(timeout=400)
-    assert process.returncode == 0, errors
+    _, errors = beside.communicate(timeout=400)
+    assert beside.returncode == 0, errors
     expected, found = (load_checkpoint(path / "model.safetensors").weights for path in (whole, killed))
     assert all(torch.equal(expected[name], found[name]) for name in expected)
     expected, found = (torch.load(path / "last.ckpt", weights_only=True) for path in (whole, killed))
@@ -105,33 +105,28 @@ def test_a_killed_run_goes_on_from_its_last_epoch_to_the_same_weights(scans, tmp
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(
-    ("number", "code", "module"),
-    [(signal.SIGINT, 130, "DWISuperResLib.train"), (signal.SIGTERM, 143, "DWISuperResLib train")],
-)
-def test_an_interrupted_run_says_so_and_can_be_resumed(scans, tmp_path, number, code, module):
-    output = tmp_path / "out"
-    process = begin(tmp_path, tree(scans, output, 10**6), module)
-    wait_for(output / "last.ckpt", process)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=100)
-    assert process.returncode == code, errors
-    assert "resume=true goes on" in errors
-    assert "Traceback" not in errors
-    torch.load(output / "last.ckpt", weights_only=True)
-    assert not list(output.glob("*.safetensors"))
-
-
-def test_a_second_run_into_the_folder_of_one_that_lasts_is_refused(scans, tmp_path):
-    output = tmp_path / "out"
-    process = begin(tmp_path, tree(scans, output, 10**6))
+def test_a_second_run_is_refused_while_one_lasts_and_an_interrupted_one_says_so_and_can_be_resumed(scans, tmp_path):
+    cases = [(signal.SIGINT, 130, "DWISuperResLib.train"), (signal.SIGTERM, 143, "DWISuperResLib train")]
+    outputs = [tmp_path / number.name for number, *_ in cases]
+    processes = [
+        begin(tmp_path, tree(scans, output, 10**6), module) for output, (*_, module) in zip(outputs, cases, strict=True)
+    ]
     try:
-        wait_for(output / "last.ckpt", process)
-        with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
-            train(validated(tree(scans, output, 1, resume=True)))
+        for output, process, (number, code, _) in zip(outputs, processes, cases, strict=True):
+            wait_for(output / "last.ckpt", process)
+            with pytest.raises(InputError, match=f"process {process.pid}.*{output}"):
+                train(validated(tree(scans, output, 1, resume=True)))
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=100)
+            assert process.returncode == code, errors
+            assert "resume=true goes on" in errors
+            assert "Traceback" not in errors
+            torch.load(output / "last.ckpt", weights_only=True)
+            assert not list(output.glob("*.safetensors"))
     finally:
-        process.kill()
-        process.communicate()
+        for process in processes:
+            process.kill()
+            process.communicate()
 
 
 def test_a_program_of_its_own_is_told_where_to_go_on(scans, tmp_path, monkeypatch):
