@@ -77,7 +77,7 @@ def _of_module(
         _later(module, "is_structural"),
         tables,
         voxels,
-        voxels_begin and _later(module, voxels_begin),
+        None if voxels_begin is None else _later(module, voxels_begin),
     )
 
 
