@@ -173,8 +173,10 @@ def _doubled(features: torch.Tensor, up: nn.Module, skip: torch.Tensor) -> torch
     """`pixel_shuffle(up(features), 2) + skip` in one pass: both have their channels last, so with those of a pixel's
     phases beside one another nothing but runs of them moves."""
     (count, fine, height, width), (rows, columns) = skip.shape, features.shape[-2:]
-    by_phase = (t.unflatten(0, (fine, 4)).transpose(0, 1).flatten(0, 1) for t in (up.weight, up.bias))
-    phases = functional.conv2d(features, *by_phase).permute(0, 2, 3, 1)
+    assert isinstance(up, nn.Conv2d)
+    assert up.bias is not None
+    weight, bias = (t.unflatten(0, (fine, 4)).transpose(0, 1).flatten(0, 1) for t in (up.weight, up.bias))
+    phases = functional.conv2d(features, weight, bias).permute(0, 2, 3, 1)
     phases = phases.reshape(count, rows, columns, 2, 2 * fine).transpose(2, 3)
     pixels = skip.permute(0, 2, 3, 1).reshape(count, rows, 2, columns, 2 * fine) + phases
     return pixels.reshape(count, height, width, fine).permute(0, 3, 1, 2)
