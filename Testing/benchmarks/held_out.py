@@ -29,7 +29,6 @@ from DWISuperResLib.resampling.degradation import DEGRADATIONS
 from DWISuperResLib.resampling.grid import slice_axis
 
 MEASURES = ("rmse", "fa", "qa")
-DRAWS = 8
 
 
 def signal_rmse(evaluation: Evaluation, dwi: dsr.DWI, method: str) -> float:
@@ -59,7 +58,7 @@ def score(dwi: dsr.DWI, mask: np.ndarray, checkpoint: str, scale: str, model: st
     return row
 
 
-def noise_floor(scorer: Scorer, scale: str, model: str) -> dict:
+def noise_floor(scorer: Scorer, scale: str, model: str, draws: int = 8) -> dict:
     """Errors that stay even where all but the noise that the degradation removes is restored: RMSE, FA and QA.
 
     A perfect network differs from the original by the original's noise. Other draws of that noise, without what of it
@@ -72,7 +71,7 @@ def noise_floor(scorer: Scorer, scale: str, model: str) -> dict:
     without = Projection(coarse, dwi.spatial_shape, {"model": model}, axis, torch.device("cpu"))
     nothing = np.zeros(coarse, np.float32)
     errors = []
-    for seed in range(DRAWS):
+    for seed in range(draws):
         noise = _bootstrapped_residuals(dwi, seed)
         beyond = np.stack([without(volume, nothing) for volume in np.moveaxis(noise, 3, 0)], axis=3)
         other = replace(dwi, signal=np.maximum(dwi.signal + beyond, 0))
@@ -139,6 +138,7 @@ def main(arguments: list[str] | None = None) -> list[dict]:
     parser.add_argument("--scales", default="2,3", help="in-plane, or a factor for each voxel axis; default: 2,3")
     parser.add_argument("--degradation", default="kspace", choices=list(DEGRADATIONS))
     parser.add_argument("--ensemble", action="store_true")
+    parser.add_argument("--draws", type=int, default=8, help="of the noise that a perfect network keeps; default: 8")
     parser.add_argument("--json", metavar="FILE")
     options = parser.parse_args(arguments)
     rows: list[dict] = []
@@ -152,7 +152,11 @@ def main(arguments: list[str] | None = None) -> list[dict]:
         scorer = _scorer(dwi, mask)
         for scale in options.scales.split(","):
             row = score(dwi, mask, checkpoint, scale, options.degradation, options.ensemble)
-            row |= {"scan": name, "scale": scale, "floor": noise_floor(scorer, scale, options.degradation)}
+            row |= {
+                "scan": name,
+                "scale": scale,
+                "floor": noise_floor(scorer, scale, options.degradation, options.draws),
+            }
             rows.append(row)
             cells = (f"{row[key]:.4g} ({row[f'{key}_change']:+.1f} %)" for key in MEASURES)
             best = ", ".join(f"{row[f'{key}_best_method']} {row[f'{key}_best']:.4g}" for key in MEASURES)

@@ -20,13 +20,14 @@ from DWISuperResLib.inference.projection import Projection
 from DWISuperResLib.networks.sr_unet import resized
 from DWISuperResLib.networks.views import BlockView, SliceView, Tile
 from DWISuperResLib.resampling import grid
+from DWISuperResLib.resampling.degradation import fitting_width
 from DWISuperResLib.resampling.grid import regridded_mask
 from DWISuperResLib.resampling.native import to_native
 from DWISuperResLib.resampling.operators import apply_operators, operator
 from DWISuperResLib.resampling.scale import Scale
 
 
-def checkpoint_of(seed=0, scales=(2, 3), **arguments):
+def checkpoint_of(seed=0, scales=(2, 3), factors=None, **arguments):
     arguments = {
         "scales": list(scales),
         "width": 4,
@@ -38,7 +39,7 @@ def checkpoint_of(seed=0, scales=(2, 3), **arguments):
     network = networks.build("sr_unet", **arguments)
     for parameter in network.parameters():  # the last layers start at zero: make every layer count
         nn.init.normal_(parameter, std=0.1)
-    card = checkpoints.Card(name="test", architecture="sr_unet", arguments=arguments, factors=tuple(scales))
+    card = checkpoints.Card(name="test", architecture="sr_unet", arguments=arguments, factors=tuple(factors or scales))
     return checkpoints.Checkpoint(card, network.state_dict())
 
 
@@ -166,6 +167,28 @@ def test_projection_takes_thick_slices_along_the_slice_axis_alone(small_dwi):
     np.testing.assert_allclose(again.signal[..., 0], low.signal[..., 3], rtol=1e-4)
     turned = dsr.degrade(small_dwi, "2x1x2", model="profile", axis="i")
     assert np.abs(turned.signal - low.signal).max() > 1
+
+
+@pytest.mark.parametrize("thickness", [0.64, 0.8])
+def test_consistent_slices_are_of_the_thickness_that_fits_best(small_dwi, thickness):
+    noise = np.random.default_rng(0).normal(scale=50, size=(*small_dwi.spatial_shape[:2], 12, small_dwi.n_volumes))
+    fine = replace(small_dwi, signal=np.asfortranarray(small_dwi.signal[:, :, [0, 1, 2, 3] * 3] + noise, np.float32))
+    distance = 2 * float(fine.voxel_sizes[2])
+    low = dsr.degrade(fine, "1x1x2", model="profile", axis="k", fwhm=thickness * distance)
+    drawn = {"model": "profile", "fwhm": [0.8, 1.0], "gap": [0.0, 0.2]}
+    width = fitting_width(low.signal, fine.signal, drawn, 2)
+    assert width == pytest.approx(thickness, abs=0.01)
+    # What is right already stays.
+    project = Projection(low.spatial_shape, fine.spatial_shape, drawn, 2, torch.device("cpu"), width)
+    np.testing.assert_allclose(project(fine.signal[..., 3], low.signal[..., 3]), fine.signal[..., 3], rtol=0.01, atol=3)
+    # Where slices that touch are none of those trained on, the result is consistent with one of these.
+    drawn["gap"] = [0.1, 0.2]
+    checkpoint = checkpoint_of(scales=((1, 2),), factors=((1, 1, 2),))
+    checkpoint = replace(checkpoint, card=replace(checkpoint.card, degradation=drawn))
+    result = dsr.super_resolve(low, checkpoint, "1x1x2", **options(consistent=True, axis="k"))
+    width = fitting_width(low.signal, result.signal, drawn, 2)
+    again = dsr.degrade(result, "1x1x2", model="profile", axis="k", fwhm=width * distance)
+    np.testing.assert_allclose(again.signal, low.signal, rtol=2e-3, atol=2e-3 * low.signal.max())
 
 
 def test_ensemble_commutes_with_flips_and_transposition(small_dwi):
