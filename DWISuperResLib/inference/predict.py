@@ -203,7 +203,7 @@ class _Run:
         self.view: View = network.view
         self.network = network.to(self.device, memory_format=MEMORY_FORMATS[self.view.dimensions])
         if self.view.dimensions == 2:
-            axis = _stacked_along(self.scale, axis)
+            axis = _stacked_along(self.scale, Frame.of(dwi.affine, axis))
         self.frame = Frame.of(dwi.affine, axis)
         self.slices = self.frame.order.index(slices)
         self.low = self.frame.view(dwi.signal)
@@ -375,9 +375,13 @@ def check_guide(name: str, guided: bool, given: bool) -> None:
         raise InputError(f"The checkpoint {name!r} takes no guide; leave it out, or choose one trained with one.")
 
 
-def _stacked_along(scale: Scale, axis: int) -> int:
-    """The voxel axis that a network of slices leaves alone: the slice axis, else the first that keeps its length."""
-    kept = [a for a in (axis, 0, 1, 2) if scale.factors[a] == 1]
+def _stacked_along(scale: Scale, frame: Frame) -> int:
+    """The voxel axis that a network of slices leaves alone: the slice axis, else that of columns, else that of rows.
+
+    Of the frame of the slices, so that it is the same one however a scan is stored.
+    """
+    slices, rows, columns = frame.order
+    kept = [a for a in (slices, columns, rows) if scale.factors[a] == 1]
     if not kept:
         raise InputError(f"A checkpoint for slices changes two axes at most; the scale {scale} changes all three.")
     return kept[0]

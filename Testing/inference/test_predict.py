@@ -268,6 +268,18 @@ def test_results_do_not_depend_on_how_the_scan_is_stored(small_dwi, orientation)
     np.testing.assert_allclose(result.signal, expected.signal, rtol=1e-6, atol=1e-6 * expected.signal.max())
 
 
+@pytest.mark.parametrize("orientation", ["LAS", "PSR", "SRP"])
+def test_thin_slices_do_not_depend_on_how_the_thick_ones_are_stored(small_dwi, orientation):
+    """Nor does the plane that the network is shown them in, of the two that hold the slice axis."""
+    dwi, checkpoint = replace(small_dwi, acquisition_axis=2), checkpoint_of(scales=((1, 2),), factors=((1, 1, 2),))
+    expected = stored_as(dsr.super_resolve(dwi, checkpoint, "1x1x2", **options(axis="k")), orientation)
+    turned = stored_as(dwi, orientation)
+    scale = Scale.of_slices(1, 1, 2, axis=turned.acquisition_axis)
+    result = dsr.super_resolve(turned, checkpoint, scale, **options(axis=turned.acquisition_axis))
+    grid.check_same_grid(result, expected)
+    np.testing.assert_allclose(result.signal, expected.signal, rtol=1e-6, atol=1e-6 * expected.signal.max())
+
+
 def write_as_fsl(dwi, folder):
     """NIfTI by nibabel; tables along the voxel axes, the first backwards where the determinant is positive: FSL."""
     axes = dwi.affine[:3, :3] / dwi.voxel_sizes
