@@ -69,7 +69,7 @@ def shipped_checkpoints() -> list[str]:
     Examples
     --------
     >>> shipped_checkpoints()
-    ['default', 'ssfd', 'without_b15']
+    ['default', 'ssfd', 'through_plane', 'without_b15']
     """
     return sorted(path.stem for path in CATALOGUE.glob("*.safetensors"))
 

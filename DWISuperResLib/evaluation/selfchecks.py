@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from ..dwi import B0_THRESHOLD
 from ..microstructure import brain_mask, compute_maps
 from ..microstructure.tensor import design_matrix, determines_tensor
-from ..resampling.degradation import degrade
+from ..resampling.degradation import coarsening, fitting_width
 from ..resampling.grid import in_plane_axes, regridded_mask, slice_axis
 from ..resampling.native import FULL_SHARE, ROTATED_DB, measure_support
 from ..resampling.operators import map_volumes, operator
-from ..resampling.scale import Scale
 from .domain import TOLERANCE, check_domain
 
 if TYPE_CHECKING:
@@ -108,8 +107,8 @@ def self_checks(
     mask = brain_mask(before)
     fine = regridded_mask(mask, after.spatial_shape)
     noise = noise_level(before, mask)
-    model = (card.degradation if card else {}).get("model", "kspace")
-    checks = [*_grid_checks(before, after, fine, axis), _consistency_check(before, after, mask, noise, model, axis)]
+    drawn = card.degradation if card else {}
+    checks = [*_grid_checks(before, after, fine, axis), _consistency_check(before, after, mask, noise, drawn, axis)]
     if card is not None:
         checks += _domain_checks(before, card, mask, noise, axis)
     if uncertainty is not None:
@@ -344,16 +343,21 @@ def _interpolated(low: DWI, shape: Sequence[int], chosen: NDArray[np.intp], acro
     return map_volumes(signal, operators)
 
 
-def _consistency_check(low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, model: str, axis: int) -> Check:
+def _consistency_check(
+    low: DWI, high: DWI, mask: NDArray[np.bool_], noise: float, drawn: Mapping[str, object], axis: int
+) -> Check:
     volumes = _spread_volumes(low)
-    part = replace(high, signal=high.signal[..., volumes], bvals=high.bvals[volumes], bvecs=high.bvecs[volumes])
-    again = degrade(part, Scale.between(low.spatial_shape, high.spatial_shape), model=model, axis=axis)
-    difference = again.signal[mask] - low.signal[..., volumes][mask]
+    before, after = low.signal[..., volumes], high.signal[..., volumes]
+    width = fitting_width(before, after, drawn, axis)
+    again = map_volumes(after, coarsening(low.spatial_shape, high.spatial_shape, drawn, axis, width))
+    difference = again[mask] - before[mask]
     value = _ratio(float(np.sqrt((difference.astype(np.float64) ** 2).mean())), noise)
     fired = not value <= CONSISTENCY_THRESHOLD
     advice = "The output, degraded again, equals the input within its noise."
     if fired:
         advice = "The output, degraded again, is not the input: check the scale, or try --consistent."
+    if width is not None:
+        advice += f" The slice thickness, or blur, that fits best was taken: {width:.2f} of a voxel of the input."
     return Check("consistency with the input (noise SD)", value, CONSISTENCY_THRESHOLD, fired, advice)
 
 

@@ -15,6 +15,7 @@ from ..checkpoints import Checkpoint, load_checkpoint
 from ..dwi import foreground_mask
 from ..errors import Cancelled, InputError
 from ..networks.views import Assembler, Normalisation, Tile, View
+from ..resampling.degradation import fitting_width
 from ..resampling.grid import Frame, in_plane_axes, regridded_mask, slice_axis
 from ..resampling.operators import operator
 from ..resampling.scale import Scale, ScaleLike
@@ -36,6 +37,8 @@ Room = Callable[[Sequence[int], NDArray[np.float64]], NDArray[np.float32]]
 
 MIN_FOREGROUND = 0.01
 """A slice with a smaller share of foreground voxels lies outside the head: it is interpolated, not predicted."""
+FITTED_VOLUMES = 6
+"""Of which the width of a degradation is told; one scan has one."""
 SLICES_AT_ONCE = {"cpu": 4, "other": 256}
 """Images of one slice's size that a device, or one of a CPU's workers, is given at a time."""
 USUAL_SLICE = 128 * 128
@@ -92,7 +95,8 @@ def super_resolve(
             Test-time augmentation: mean over the flips and rotations of each slice, or the flips of each block.
         consistent : bool
             Data consistency: project the result onto the images that, degraded again by the checkpoint's degradation,
-            equal the input; see `projection.Projection`.
+            equal the input; see `projection.Projection`. Where its slices or blurs were of many widths, by the one that
+            fits best.
         native : bool
             Take a scan that was interpolated before down to the matrix that it holds, see `resampling.native`; the
             scale counts from there.
@@ -199,7 +203,7 @@ class _Run:
         self.view: View = network.view
         self.network = network.to(self.device, memory_format=MEMORY_FORMATS[self.view.dimensions])
         if self.view.dimensions == 2:
-            axis = _stacked_along(self.scale, axis)
+            axis = _stacked_along(self.scale, Frame.of(dwi.affine, axis))
         self.frame = Frame.of(dwi.affine, axis)
         self.slices = self.frame.order.index(slices)
         self.low = self.frame.view(dwi.signal)
@@ -246,8 +250,11 @@ class _Run:
         return replace(dwi, signal=signal, affine=affine), spread
 
     def _make_consistent(self, canvas: Canvas) -> None:
-        coarse = self.low.shape[1:]
-        project = Projection(coarse, self.fine, self.card.degradation, self.slices, self.device)
+        degradation = self.card.degradation
+        few = np.linspace(0, len(self.low) - 1, min(FITTED_VOLUMES, len(self.low))).round().astype(int)
+        low, fine = (np.moveaxis(signal[few], 0, 3) for signal in (self.low, canvas.fine))
+        width = fitting_width(low, fine, degradation, self.slices)
+        project = Projection(self.low.shape[1:], self.fine, degradation, self.slices, self.device, width)
         canvas.map_volumes(lambda volume, n: project(volume, self.low[n].copy()))
 
     def _predictions(self) -> Iterator[tuple[float, tuple]]:
@@ -368,9 +375,13 @@ def check_guide(name: str, guided: bool, given: bool) -> None:
         raise InputError(f"The checkpoint {name!r} takes no guide; leave it out, or choose one trained with one.")
 
 
-def _stacked_along(scale: Scale, axis: int) -> int:
-    """The voxel axis that a network of slices leaves alone: the slice axis, else the first that keeps its length."""
-    kept = [a for a in (axis, 0, 1, 2) if scale.factors[a] == 1]
+def _stacked_along(scale: Scale, frame: Frame) -> int:
+    """The voxel axis that a network of slices leaves alone: the slice axis, else that of columns, else that of rows.
+
+    Of the frame of the slices, so that it is the same one however a scan is stored.
+    """
+    slices, rows, columns = frame.order
+    kept = [a for a in (slices, columns, rows) if scale.factors[a] == 1]
     if not kept:
         raise InputError(f"A checkpoint for slices changes two axes at most; the scale {scale} changes all three.")
     return kept[0]

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ..resampling.degradation import DEGRADATIONS
+from ..resampling.degradation import coarsening
 
 
 class Projection:
@@ -22,10 +22,12 @@ class Projection:
     coarse, fine : sequence of int
         Matrices of both grids.
     degradation : mapping
-        A card's: its "model" is one of `resampling.degradation.DEGRADATIONS`; k-space truncation where it has none.
+        A card's, see `resampling.degradation.coarsening`.
     slices : int
         Which of the axes is the slice axis.
     device : torch.device
+    width : float, optional
+        Of a degradation that has one, in coarse voxels; by default the model's own.
     """
 
     def __init__(
@@ -35,16 +37,14 @@ class Projection:
         degradation: Mapping[str, object],
         slices: int,
         device: torch.device,
+        width: float | None = None,
     ) -> None:
-        model = DEGRADATIONS.find(str(degradation.get("model", "kspace")))
         self.device = device
         self.down: dict[int, torch.Tensor] = {}
         self.up: dict[int, torch.Tensor] = {}
-        for axis, (n, m) in enumerate(zip(coarse, fine, strict=True)):
-            if n != m:
-                matrix = model.of_axis(axis == slices).matrix(int(m), int(n), None)
-                self.down[axis] = torch.tensor(matrix, dtype=torch.float32, device=device)
-                self.up[axis] = torch.tensor(np.linalg.pinv(matrix), dtype=torch.float32, device=device)
+        for axis, matrix in coarsening(coarse, fine, degradation, slices, width).items():
+            self.down[axis] = torch.tensor(matrix, dtype=torch.float32, device=device)
+            self.up[axis] = torch.tensor(np.linalg.pinv(matrix), dtype=torch.float32, device=device)
 
     def __call__(self, result: NDArray[np.float32], source: NDArray[np.float32]) -> NDArray[np.float32]:
         """Project a volume of the fine grid, given the coarse one it was made from; both in frame or voxel order."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..registry import Registry
 from .grid import in_plane_axes, slice_axis
-from .operators import Matrix, gaussian, map_volumes, operator, slice_profile
+from .operators import Matrix, apply_operators, gaussian, map_volumes, operator, slice_profile
 from .scale import Scale, ScaleLike
 
 if TYPE_CHECKING:
@@ -150,6 +150,100 @@ def degrade(
             coarse[..., n] = rician(coarse[..., n], sigma, rng)
     affine = scale.coarsen(dwi.affine, dwi.spatial_shape)
     return scan.like(replace(dwi, signal=coarse, affine=affine, acquisition_axis=axis))
+
+
+def coarsening(
+    coarse: Sequence[int], fine: Sequence[int], drawn: Mapping[str, object], axis: int, width: float | None = None
+) -> dict[int, Matrix]:
+    """Matrices that bring a fine grid to a coarse one, of each axis that becomes coarser.
+
+    Parameters
+    ----------
+    coarse, fine : sequence of int
+        Matrices of both grids.
+    drawn : mapping
+        A card's degradation: its "model" is one of `DEGRADATIONS`; k-space truncation where it has none.
+    axis : int
+        Slice axis.
+    width : float, optional
+        For models with a width: in coarse voxels; by default the model's own.
+
+    Raises
+    ------
+    InputError
+        For an unknown model.
+
+    Examples
+    --------
+    >>> {a: m.shape for a, m in coarsening((8, 8, 2), (8, 8, 6), {"model": "profile"}, axis=2).items()}
+    {2: (2, 6)}
+    """
+    model = _model_of(drawn)
+    return {
+        a: model.of_axis(a == axis).matrix(int(m), int(n), None if width is None else width * m / n)
+        for a, (n, m) in enumerate(zip(coarse, fine, strict=True))
+        if n != m
+    }
+
+
+def fitting_width(
+    low: NDArray[np.float32], high: NDArray[np.float32], drawn: Mapping[str, object], axis: int
+) -> float | None:
+    """The width with which `high`, degraded again, is nearest to `low`, of those that a card says were drawn.
+
+    A network trained on slices of many thicknesses, or on blurs of many widths, is not told which one an input has.
+
+    Parameters
+    ----------
+    low, high : arrays, shape (X, Y, Z, N)
+        Of the coarse and the fine grid.
+    drawn : mapping
+        A card's degradation: "model", and for models with a width "fwhm" and "gap", as a training configuration has
+        them.
+    axis : int
+        Slice axis.
+
+    Returns
+    -------
+    float in coarse voxels; None where the model has no width, or the card does not tell it.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> high = rng.random((4, 4, 24, 1), np.float32)
+    >>> drawn = {"model": "profile", "fwhm": [0.8, 1.2], "gap": [0.0, 0.2]}
+    >>> low = apply_operators(high, coarsening((4, 4, 8), (4, 4, 24), drawn, axis=2, width=0.7))
+    >>> round(fitting_width(low, high, drawn, axis=2), 2)
+    0.7
+    """
+    model = _model_of(drawn)
+    width, gap = _pair(drawn.get("fwhm"), 1e-3, 10), _pair(drawn.get("gap"), 0, 0.99)
+    if not model.has_width or width is None:
+        return None
+    if model.through_plane and gap is not None:
+        width = width[0] * (1 - gap[1]), width[1] * (1 - gap[0])
+    if width[0] == width[1]:
+        return width[0]
+    from scipy.optimize import minimize_scalar
+
+    def miss(wanted: float) -> float:
+        operators = coarsening(low.shape[:3], high.shape[:3], drawn, axis, round(wanted, 3))
+        return float(np.mean(np.square(apply_operators(high, operators) - low), dtype=np.float64))
+
+    return round(float(minimize_scalar(miss, bounds=width, method="bounded", options={"xatol": 2e-3}).x), 3)
+
+
+def _model_of(drawn: Mapping[str, object]) -> Degradation:
+    return DEGRADATIONS.find(str(drawn.get("model", "kspace")))
+
+
+def _pair(value: object, low: float, high: float) -> tuple[float, float] | None:
+    """[lowest, highest] of a card, which may hold anything; None where it is no such pair."""
+    if not isinstance(value, list | tuple) or len(value) != 2:
+        return None
+    if not all(isinstance(v, int | float) for v in value) or not low <= value[0] <= value[1] <= high:
+        return None
+    return float(value[0]), float(value[1])
 
 
 def _widths(dwi: DWI, shape: Sequence[int], fwhm: float | Sequence[float] | None, axis: int) -> list[float]:

@@ -21,7 +21,7 @@ from ..inference.guides import placed
 from ..io.cohort import divide, find_guide
 from ..microstructure import brain_mask
 from ..networks.views import Normalisation
-from ..resampling.grid import Frame, in_plane_axes, slice_axis
+from ..resampling.grid import Frame, slice_axis
 from ..resampling.native import measure_support, to_native
 from ..resampling.scale import Scale
 from .configuration import Configuration, Data, Structural
@@ -147,7 +147,8 @@ class Scan:
 
         The first is the one that inference takes.
         """
-        in_plane = in_plane_axes(self.axis)
+        _, rows, columns = Frame.of(self.affine, self.axis).order
+        in_plane = columns, rows
         if triple[2] > 1:
             return [a for a in in_plane if self.scale(triple).factors[a] == 1]
         others = in_plane if data.axes == "all" else ()

@@ -147,6 +147,25 @@ def test_consistency_uses_the_degradation_of_the_card(low):
     assert check.value == pytest.approx(0, abs=1e-4)
 
 
+def test_consistency_takes_the_thickness_that_fits_of_those_trained_on():
+    truth = phantom((40, 48, 24), (4.0, 4.0, 3.0), shells=SHELLS, snr=25.0)
+    card = Card(
+        "test", "sr_unet", {"scales": [[1, 2]]}, ((1, 1, 2),),
+        degradation={"model": "profile", "fwhm": [0.8, 1.2], "gap": [0.0, 0.2]},
+    )  # fmt: skip
+
+    def consistency(low, high):
+        return next(c for c in self_checks(low, high, card, axis=2) if c.name.startswith("consistency"))
+
+    for thickness in (0.7, 1.15):
+        low = degrade(truth, "1x1x2", model="profile", axis=2, fwhm=thickness * 6.0)
+        check = consistency(low, truth)
+        assert check.value < 0.1
+        assert f"{thickness:.2f} of a voxel" in check.advice
+        moved = replace(truth, signal=np.roll(truth.signal, 2, axis=2))
+        assert consistency(low, moved).fired
+
+
 @pytest.mark.parametrize(
     ("name", "change"),
     [

@@ -13,9 +13,10 @@ from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.signal import freqz, remez
 
+from DWISuperResLib.dwi import DWI
 from DWISuperResLib.errors import Cancelled, InputError
 from DWISuperResLib.resampling import grid
-from DWISuperResLib.resampling.degradation import DEGRADATIONS, degrade
+from DWISuperResLib.resampling.degradation import DEGRADATIONS, degrade, fitting_width
 from DWISuperResLib.resampling.operators import SLICE_EDGE, gaussian, operator, slice_profile
 from DWISuperResLib.resampling.scale import Scale
 from DWISuperResLib.resampling.upsamplers import interpolate, quick_upsamplers
@@ -157,6 +158,34 @@ def test_slices_see_a_mirror_at_the_border(coarse, more, width, seed):
     fwhm = width * n / coarse
     mirrored = slice_profile(3 * n, 3 * coarse, fwhm) @ np.concatenate((image[::-1], image, image[::-1]))
     np.testing.assert_allclose(slice_profile(n, coarse, fwhm) @ image, mirrored[coarse : 2 * coarse], atol=1e-9)
+
+
+@settings(deadline=None, max_examples=20)
+@given(width=st.floats(0.64, 1.2), factor=st.integers(2, 4), axis=st.integers(0, 2))
+def test_the_thickness_of_slices_is_found(width, factor, axis):
+    """Of slices that `degrade` made of an image that holds all frequencies, along any axis."""
+    shape = [5, 4, 6]
+    shape[axis] = 12 * factor
+    fine = DWI(np.random.default_rng(0).random((*shape, 2)), np.eye(4), [0, 0], np.zeros((2, 3)), axis)
+    scale = [factor if a == axis else 1 for a in range(3)]
+    low = degrade(fine, scale, model="profile", axis=axis, fwhm=width * factor)
+    drawn = {"model": "profile", "fwhm": [0.8, 1.2], "gap": [0.0, 0.2]}
+    assert fitting_width(low.signal, fine.signal, drawn, axis) == pytest.approx(width, abs=0.01)
+    # Not beyond what was drawn: gaps narrow slices, so that 0.9 is the widest here.
+    narrow = drawn | {"fwhm": [0.8, 1.0], "gap": [0.1, 0.2]}
+    assert fitting_width(low.signal, fine.signal, narrow, axis) == pytest.approx(min(width, 0.9), abs=0.01)
+
+
+def test_a_blur_of_known_width_is_found_and_what_has_none_is_left_alone():
+    fine = DWI(np.random.default_rng(0).random((16, 12, 3, 2)), np.eye(4), [0, 0], np.zeros((2, 3)), 2)
+    low = degrade(fine, 2, model="gaussian", fwhm=0.9 * 2)
+    drawn = {"model": "gaussian", "fwhm": [0.6, 1.4], "gap": [0.1, 0.2]}
+    assert fitting_width(low.signal, fine.signal, drawn, 2) == pytest.approx(0.9, abs=0.01)
+    assert fitting_width(low.signal, fine.signal, drawn | {"fwhm": [1.1, 1.1]}, 2) == 1.1
+    for other in ({}, {"model": "kspace", "fwhm": [0.8, 1.2]}, {"model": "gaussian"}):
+        assert fitting_width(low.signal, fine.signal, other, 2) is None
+    for strange in ("wide", [1], [2, 1], [0, 1], ["a", "b"]):
+        assert fitting_width(low.signal, fine.signal, {"model": "profile", "fwhm": strange}, 2) is None
 
 
 def test_the_profiles_edge_is_that_of_an_optimal_linear_phase_pulse():
