@@ -100,8 +100,10 @@ class Training(lightning.LightningModule):
         size = batch["target"].shape[2:]
         prediction = self.network(shown, size).float()
         if self.config.data.margin:
-            margins = [self.config.data.margin * m // n for n, m in zip(shown.shape[2:], size, strict=True)]
-            inside = (..., *(slice(margin, -margin) for margin in margins))
+            # Patches of scans that hold little, lowered to what they hold, would else be all margin.
+            margin, pairs = self.config.data.margin, zip(shown.shape[2:], size, strict=True)
+            margins = [min(margin * m // n, m // 3) for n, m in pairs]
+            inside = (..., *(slice(first, m - first) for first, m in zip(margins, size, strict=True)))
             prediction, batch = prediction[inside], batch | {"target": batch["target"][inside]}
         with torch.autocast(self.device.type, enabled=False) if self.loss.needs_float32 else nullcontext():
             total, parts = self.compare(prediction, batch)

@@ -356,6 +356,11 @@ def test_a_loss_that_explodes_is_named(scans, tmp_path):
         train(config(scans, tmp_path / "out", schedule__optimizer="sgd", **changes))
 
 
+def test_something_is_left_of_patches_smaller_than_their_margins(scans, tmp_path):
+    changes = {"scales": [5], "network__arguments": {"width": 8, "scales": [5]}, "data__margin": 3, "data__patch": 60}
+    train(config(scans, tmp_path / "out", **changes, schedule__epochs=1))
+
+
 def test_losses_across_volumes_train(scans, tmp_path):
     terms = [{"name": "l1"}, {"name": "fa", "weight": 0.1}, {"name": "log_ratio", "weight": 0.1}]
     exported = train(config(scans, tmp_path / "out", loss=terms, machine__precision="bf16"))
