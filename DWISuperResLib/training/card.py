@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import lightning
@@ -39,7 +41,7 @@ def make_card(config: Configuration, data: DWIData, module: Training, reached: d
         degradation=degradation | drawn,
         voxel_sizes=_voxel_sizes(config, data),
         bvals=(min(weighted), max(weighted)),
-        snr=tuple(statistics.pop("snr", ())),
+        snr=_with_noise(statistics.pop("snr", []), config.degradation.noise[1]),
         statistics=statistics,
         loss={"terms": module.loss.description},
         scores={"monitored": config.validation.monitor, **reached["scores"]},
@@ -72,6 +74,14 @@ def _voxel_sizes(config: Configuration, data: DWIData) -> dict[str, list[float]]
         "in_plane": [round(min(planes), 3), round(max(planes) * coarsest, 3)],
         "slice": [round(min(across), 3), round(max(across), 3)],
     }
+
+
+def _with_noise(snr: Sequence[float], percent: float) -> tuple[float, ...]:
+    """Range of the SNR with the most noise that training adds to its input, in percent of b0."""
+    if not snr:
+        return ()
+    low, high = snr
+    return float(f"{1 / math.hypot(1 / low, percent / 100):.4g}"), high
 
 
 def _sources(data: DWIData) -> dict[str, list[str]]:
