@@ -96,7 +96,8 @@ def test_slices_show_the_guide_on_the_coarse_grid(scan, guide, axis, monkeypatch
     frame = Frame.of(scan.affine, "ijk".index(axis))
     expected = frame.view(reslice(guide, scan.affine, scan.spatial_shape) / level)
     for shown in network.seen:
-        assert shown.shape == (7, *expected.shape[1:])
+        assert shown.shape[1:] == expected.shape[1:]
+        assert len(shown) <= 7  # fewer where threads share the batch
         assert torch.equal(shown, shown[:1].expand_as(shown))
     slices = torch.stack([shown[0] for shown in network.seen]).numpy()
     inside = [s for s in expected if s.any()]

@@ -99,7 +99,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(small_dwi, monkeypatch):
     result = dsr.super_resolve(small_dwi, checkpoint_of(), 2, **options(batch_size=16)).signal
     np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-3)
     assert sizes[0] > 3  # a batch of 16, or of a share of it on each thread
-    assert max(sizes[len(sizes) // 2 :]) <= 3
+    # Each of up to four threads may try a size or two before it knows; were it forgotten, ten attempts would fail.
+    assert sum(size > 3 for size in sizes) <= 8
 
     monkeypatch.setattr(SRUNet, "forward", lambda self, x, scale: (_ for _ in ()).throw(MemoryError()))
     with pytest.raises(ProcessingError, match="single slice or block does not fit"):
@@ -321,7 +322,8 @@ def test_real_scans_give_one_result_however_their_files_are_stored(shared_data, 
     np.testing.assert_allclose(result.signal, there.signal, rtol=0, atol=1e-6 * there.signal.max())
     fa, wanted = (dsr.compute_maps(scan, ("fa",))["fa"] for scan in (result, expected))
     wanted = stored_as(replace(expected, signal=wanted[..., None], bvals=[0], bvecs=[[0, 0, 0]]), orientation)
-    np.testing.assert_allclose(fa, wanted.signal[..., 0], rtol=0, atol=1e-6)
+    # Sums run in the order in which a file stores its voxels, and FA is a few times as sensitive as the signal.
+    np.testing.assert_allclose(fa, wanted.signal[..., 0], rtol=0, atol=5e-6)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
