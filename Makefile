@@ -3,8 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
-# --no-compile: Python compiles what it imports, a fraction of what is installed, when it first does
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .PHONY: help demo test lint docs bench cohort image fuzz faults audit clean
 
 help:
