@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from itertools import product
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +16,15 @@ from numpy.typing import NDArray
 from ..errors import InputError
 from ..resampling.grid import in_plane_axes
 
-SSIM_VOLUMES = 8
-"""SSIM and MS-SSIM look at this many volumes at most, evenly spread: they cost ten times what PSNR does."""
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
-_WINDOW, _SIGMA = 11, 1.5  # Gaussian as in Wang et al. 2004
+    from torch import Tensor
+
+SSIM_VOLUMES = 8
+"""SSIM and MS-SSIM look at this many volumes at most, evenly spread: they cost 100 times what PSNR does."""
+
+_WINDOW = 11  # Gaussian of sigma 1.5, as in Wang et al. 2004
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,11 +84,6 @@ class Pair:
             raise InputError(f"The data range is {value:g}; expected a positive signal range, so check the region.")
         return value
 
-    @cached_property
-    def similarities(self) -> tuple[float, float]:
-        """`ssim` and `ms_ssim`."""
-        return _similarities(self)
-
 
 def psnr(pair: Pair) -> float:
     """Peak signal-to-noise ratio in dB over every voxel of the region; infinite for equal images.
@@ -121,7 +121,20 @@ def ssim(pair: Pair) -> float:
     >>> round(ssim(Pair(image, image)), 6)
     1.0
     """
-    return pair.similarities[0]
+    import torch
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if not ms_ssim_scales(pair):
+        return math.nan
+    box = _box(pair)
+    inside = torch.from_numpy(np.ascontiguousarray(np.moveaxis(pair.mask[box], pair.slice_axis, 0)))[:, None]
+    found = []
+    for prediction, target in _slices(pair, box):
+        image = structural_similarity_index_measure(
+            prediction, target, data_range=pair.data_range, reduction="none", return_full_image=True
+        )[1]
+        found.append(float(image[inside].double().mean()))
+    return float(np.mean(found))
 
 
 def ms_ssim(pair: Pair) -> float:
@@ -136,7 +149,23 @@ def ms_ssim(pair: Pair) -> float:
     >>> round(ms_ssim(Pair(image, image)), 6)
     1.0
     """
-    return pair.similarities[1]
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    from ..losses.pixel import MS_SSIM_WEIGHTS
+
+    weights = MS_SSIM_WEIGHTS[: ms_ssim_scales(pair)]
+    if not weights:
+        return math.nan
+    betas = tuple(w / sum(weights) for w in weights)
+    found = [
+        float(
+            multiscale_structural_similarity_index_measure(
+                prediction, target, data_range=pair.data_range, betas=betas, normalize="relu"
+            )
+        )
+        for prediction, target in _slices(pair, _box(pair))
+    ]
+    return float(np.mean(found))
 
 
 def ms_ssim_scales(pair: Pair) -> int:
@@ -146,68 +175,17 @@ def ms_ssim_scales(pair: Pair) -> int:
     return next((n for n in (5, 4, 3, 2, 1) if shortest // max(1, n - 1) ** 2 > _WINDOW - 1), 0)
 
 
-def _similarities(pair: Pair) -> tuple[float, float]:
-    """SSIM and MS-SSIM, whose finest scale is the same image."""
-    from ..losses.pixel import MS_SSIM_WEIGHTS
+def _slices(pair: Pair, box: tuple[slice, slice, slice]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(S, 1, H, W) of test and reference, of volumes evenly spread."""
+    import torch
 
-    weights = np.array(MS_SSIM_WEIGHTS[: ms_ssim_scales(pair)])
-    if not len(weights):
-        return math.nan, math.nan
-    box = _box(pair)
-    inside = np.moveaxis(pair.mask[box], pair.slice_axis, 0)
     count = pair.reference.shape[3]
-    found = []
     for n in np.unique(np.linspace(0, count - 1, min(count, SSIM_VOLUMES)).round().astype(int)):
-        test, reference = (np.moveaxis(a[(*box, n)], pair.slice_axis, 0) for a in (pair.test, pair.reference))
-        similarity, contrast = _similarity(test, reference, pair.data_range)
-        of_region, by_scale = similarity[inside].mean(dtype=np.float64), []
-        for scale in range(len(weights)):
-            if scale:
-                test, reference = _halved(test), _halved(reference)
-                similarity, contrast = _similarity(test, reference, pair.data_range)
-            margin = _WINDOW // 2  # of the contrast only what no reflected voxel touches
-            image = similarity if scale == len(weights) - 1 else contrast[:, margin:-margin, margin:-margin]
-            by_scale.append(np.maximum(image.mean(axis=(1, 2), dtype=np.float64), 0))
-        exponents = weights / weights.sum()
-        found.append((of_region, (np.stack(by_scale, axis=1) ** exponents).prod(axis=1).mean()))
-    first, second = np.mean(found, axis=0)
-    return float(first), float(second)
-
-
-def _similarity(test: NDArray, reference: NDArray, data_range: float) -> tuple[NDArray, NDArray]:
-    """SSIM of images (S, H, W) at every pixel, and its contrast and structure terms alone, beyond edges reflected."""
-    rows, columns = (_window_along(n) for n in test.shape[1:])
-
-    def blurred(images: NDArray) -> NDArray:
-        return rows @ images @ columns.T
-
-    first, second = blurred(test), blurred(reference)
-    squares, together = first * first + second * second, first * second
-    # Variances of almost constant images may come out below zero.
-    spread = np.maximum(blurred(test * test) - first * first, 0)
-    spread += np.maximum(blurred(reference * reference) - second * second, 0)
-    light, deep = (np.float32((k * data_range) ** 2) for k in (0.01, 0.03))
-    contrast = (2 * (blurred(test * reference) - together) + deep) / (spread + deep)
-    return (2 * together + light) / (squares + light) * contrast, contrast
-
-
-@lru_cache(maxsize=16)
-def _window_along(n: int) -> NDArray[np.float32]:
-    """(n, n) weighted mean of the window's voxels around each of an axis, mirrored about the outermost voxels."""
-    distance = np.arange(_WINDOW) - _WINDOW // 2
-    weights = np.exp(-((distance / _SIGMA) ** 2) / 2)
-    matrix = np.zeros((n, n))
-    for voxel, offset in product(range(n), range(_WINDOW)):
-        place = abs(voxel + int(distance[offset]))
-        matrix[voxel, min(place, 2 * (n - 1) - place)] += weights[offset]
-    return (matrix / weights.sum()).astype(np.float32)
-
-
-def _halved(images: NDArray) -> NDArray:
-    """Means of 2 x 2 pixels of (S, H, W); an odd last row or column is dropped."""
-    count, height, width = images.shape
-    pixels = images[:, : height // 2 * 2, : width // 2 * 2]
-    return pixels.reshape(count, height // 2, 2, width // 2, 2).mean(axis=(2, 4))
+        first, second = (
+            torch.from_numpy(np.ascontiguousarray(np.moveaxis(a[(*box, n)], pair.slice_axis, 0)))[:, None]
+            for a in (pair.test, pair.reference)
+        )
+        yield first, second
 
 
 def _box(pair: Pair) -> tuple[slice, slice, slice]:
