@@ -1,8 +1,8 @@
-"""Losses on what is fitted to the signals: log-signal ratios and fractional anisotropy.
+"""Losses on what is fitted to the signals: log-signal ratios, fractional and quantitative anisotropy.
 
-Both see the volumes of one scan together, (B, N, H, W) in one common intensity unit: volumes normalised
-one by one would have lost the ratios. Voxels weigh by the target's b0 signal, so tissue counts and
-background does not.
+All see the volumes of one scan together, (B, N, H, W) in one common intensity unit: volumes normalised
+one by one would have lost the ratios. Voxels weigh by the target's b0 signal, in QA by themselves, so tissue counts
+and background does not.
 """
 
 from __future__ import annotations
@@ -105,6 +105,38 @@ class FractionalAnisotropyLoss(_SignalLoss):
             tensor = fit_tensor((signal / b0.detach()).movedim(1, -1), bvals, bvecs, self.fit)
             anisotropies.append(fractional_anisotropy(tensor)[:, None])
         return _weighted_mean((anisotropies[0] - anisotropies[1]).abs(), target, is_b0)
+
+
+@register_loss("qa")
+class QuantitativeAnisotropyLoss(nn.Module):
+    """Sum over voxels of |QA - QA'|, as a share of the target's sum of QA'.
+
+    QA of generalised q-sampling, largest minus smallest value of the ODF (Yeh et al. 2010,
+    doi:10.1109/TMI.2010.2045126, equation 12), is in the signal's unit, and next to nothing outside of tissue.
+
+    Examples
+    --------
+    >>> gradients = torch.tensor([0.0, 1000.0, 1000.0]), torch.tensor([[0.0, 0, 0], [1, 0, 0], [0, 1, 0]])
+    >>> target = torch.tensor([1.0, 0.2, 0.6]).view(1, 3, 1, 1)
+    >>> round(float(QuantitativeAnisotropyLoss()(1.5 * target, target, gradients)), 4)
+    0.5
+    """
+
+    needs_gradients = True
+    needs_float32 = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.description: dict[str, Any] = {}
+
+    def forward(self, prediction: Tensor, target: Tensor, gradients: Gradients) -> Tensor:
+        """Loss of (B, N, H, W) given (b-values (N,), directions (N, 3))."""
+        from ..microstructure.gqi import GQI
+
+        _checked_b0(prediction, gradients)
+        gqi = GQI(*(table.detach().cpu().double().numpy() for table in gradients), gfa=False)
+        found, wanted = (gqi(images.movedim(1, 0).flatten(1))["qa"] for images in (prediction, target.detach()))
+        return (found - wanted).abs().sum() / wanted.sum().clamp_min(_TINY)
 
 
 def _weighted_mean(error: Tensor, target: Tensor, is_b0: Tensor) -> Tensor:

@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from dipy.core.gradients import gradient_table
+from dipy.data import get_sphere
+from dipy.reconst.gqi import GeneralizedQSamplingModel
 from scipy.ndimage import gaussian_filter
 
 from DWISuperResLib.errors import InputError
@@ -81,7 +84,7 @@ def test_ms_ssim_uses_the_scales_that_fit_and_survives_anticorrelation():
         build_loss([{"name": "ms_ssim", "scales": 5}])(x, x)
 
 
-@pytest.mark.parametrize("name", [n for n in losses() if n not in ("feature", "log_ratio", "fa")])
+@pytest.mark.parametrize("name", [n for n in losses() if n not in ("feature", "log_ratio", "fa", "qa")])
 def test_equal_images_cost_nothing(name):
     x, _ = images(1, 1, 32, 32)
     assert float(build_loss([{"name": name}])(x, x)[0]) == pytest.approx(0, abs=1e-6)
@@ -141,6 +144,7 @@ def test_a_term_registered_in_one_place_composes_and_says_what_it_needs(monkeypa
     [
         *(("l1", False, False), ("charbonnier", False, False), ("untrained", False, False)),
         *(("ssim", False, True), ("ms_ssim", False, True), ("log_ratio", True, True), ("fa", True, True)),
+        ("qa", True, True),
     ],
 )
 def test_losses_say_what_they_need(name, gradients_needed, float32_needed):
@@ -206,6 +210,18 @@ def test_fa_loss_is_the_difference_of_fa(gradients, fit):
     assert float(value) == pytest.approx(expected, rel=1e-3)
 
 
+def test_qa_loss_is_the_share_by_which_dipys_qa_differs(gradients):
+    table = gradient_table(gradients[0].numpy(), bvecs=gradients[1].numpy())
+    model = GeneralizedQSamplingModel(table, method="standard", sampling_length=1.25)
+    target, noise = images(2, 14, 3, 5)
+    found, wanted = (
+        np.ptp(model.fit(x.movedim(1, -1).double().numpy()).odf(get_sphere(name="repulsion724")), axis=-1)
+        for x in (target + 0.2 * noise, target)
+    )
+    value = build_loss([{"name": "qa"}])(target + 0.2 * noise, target, gradients)[0]
+    assert float(value) == pytest.approx(np.abs(found - wanted).sum() / wanted.sum(), rel=1e-4)
+
+
 def test_background_does_not_count(gradients):
     target = tensor_signal(gradients, 1e-3, 1e-3, 1.0)
     prediction = tensor_signal(gradients, 1.1e-3, 1.1e-3, 1.0)
@@ -215,7 +231,7 @@ def test_background_does_not_count(gradients):
     assert float(build_loss([{"name": "log_ratio"}])(prediction, target, gradients)[0]) == pytest.approx(float(whole))
 
 
-@pytest.mark.parametrize("name", ["log_ratio", "fa"])
+@pytest.mark.parametrize("name", ["log_ratio", "fa", "qa"])
 def test_microstructure_gradients_match_finite_differences(gradients, name):
     target = tensor_signal(gradients, 1.5e-3, 0.5e-3, 1.0, (1, 2, 2)).double()
     generator = torch.Generator().manual_seed(1)
@@ -229,7 +245,7 @@ def test_microstructure_gradients_match_finite_differences(gradients, name):
     assert float((x.grad * step).sum() * 2) == pytest.approx(float(difference), rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["log_ratio", "fa"])
+@pytest.mark.parametrize("name", ["log_ratio", "fa", "qa"])
 def test_zero_and_negative_signals_stay_finite(gradients, name):
     x = torch.zeros(1, 14, 4, 4)
     x[:, :, 2:] = -1.0
