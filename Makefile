@@ -24,7 +24,9 @@ demo: $(VENV)/.core
 
 test: $(VENV)/.test
 	sh Testing/install_system_packages.sh
-	$(BIN)/python -m pytest
+	@# Many tests start a Python; where PYTHONDONTWRITEBYTECODE is set, each would compile the library anew.
+	$(BIN)/python -m compileall -q DWISuperResLib Testing
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
