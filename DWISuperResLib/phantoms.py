@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from .dwi import DWI
 from .errors import InputError
-from .resampling.degradation import rician
+from .resampling.degradation import add_rician
 
 Array = NDArray[np.float64]
 
@@ -130,10 +130,8 @@ def phantom(
     for z, points in _slices(shape, voxel_size, seed, supersampling):
         signal[:, :, z] = _voxel_means(_signal(points, bvals, bvecs), shape, supersampling)
     if snr is not None:
-        rng = np.random.default_rng((seed, 1))
         sigma = DWI(signal, affine, bvals, bvecs).foreground_b0() / snr
-        for n in range(len(bvals)):
-            signal[..., n] = rician(signal[..., n], sigma, rng)
+        add_rician(signal, sigma, np.random.default_rng((seed, 1)))
     return DWI(signal, affine, bvals, bvecs, acquisition_axis=2)
 
 

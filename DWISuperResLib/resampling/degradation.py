@@ -144,10 +144,7 @@ def degrade(
     }
     coarse = map_volumes(dwi.signal, operators)
     if snr is not None:
-        sigma = dwi.foreground_b0() / snr
-        rng = np.random.default_rng(seed)
-        for n in range(coarse.shape[3]):
-            coarse[..., n] = rician(coarse[..., n], sigma, rng)
+        add_rician(coarse, dwi.foreground_b0() / snr, np.random.default_rng(seed))
     affine = scale.coarsen(dwi.affine, dwi.spatial_shape)
     return scan.like(replace(dwi, signal=coarse, affine=affine, acquisition_axis=axis))
 
@@ -326,3 +323,17 @@ def rician(signal: NDArray[np.float32], sigma: float, rng: np.random.Generator) 
     """
     noise = rng.standard_normal((2, *signal.shape), dtype=np.float32) * np.float32(sigma)
     return np.hypot(signal + noise[0], noise[1])
+
+
+def add_rician(signal: NDArray[np.float32], sigma: float, rng: np.random.Generator) -> None:
+    """`rician` of all volumes (X, Y, Z, N), in place and one by one: a scan's noise takes no memory of its size.
+
+    Examples
+    --------
+    >>> signal = np.zeros((2, 2, 2, 3), np.float32)
+    >>> add_rician(signal, 1.0, np.random.default_rng(0))
+    >>> bool((signal > 0).all())
+    True
+    """
+    for n in range(signal.shape[3]):
+        signal[..., n] = rician(signal[..., n], sigma, rng)

@@ -17,7 +17,7 @@ from ..io import read_scan
 from ..metrics import METRICS, metrics_of
 from ..metrics.grid_artefacts import PERIODS, grid_artefact_index
 from ..microstructure import brain_mask
-from ..resampling.degradation import degrade, rician
+from ..resampling.degradation import add_rician, degrade
 from ..resampling.grid import slice_axis
 from ..resampling.scale import Scale
 from .base import Row
@@ -81,10 +81,8 @@ def add_noise(dwi: DWI, snr: float | None, seed: int) -> DWI:
     """Rician noise at an SNR as `DWI.foreground_b0` defines it; None: the scan itself."""
     if snr is None:
         return dwi
-    sigma, rng = dwi.foreground_b0() / snr, np.random.default_rng(seed)
-    signal = np.empty_like(dwi.signal, order="F")
-    for n in range(dwi.n_volumes):
-        signal[..., n] = rician(dwi.signal[..., n], sigma, rng)
+    signal = dwi.signal.copy(order="F")
+    add_rician(signal, dwi.foreground_b0() / snr, np.random.default_rng(seed))
     return replace(dwi, signal=signal)
 
 

@@ -18,7 +18,7 @@ from scipy.interpolate import PchipInterpolator
 
 from ..dwi import DWI, foreground_mask
 from ..errors import InputError
-from ..resampling.degradation import degrade, rician
+from ..resampling.degradation import add_rician, degrade
 from ..resampling.scale import Scale
 
 DIRECTIONS = 12
@@ -89,9 +89,8 @@ def simulated_dwi(
     factor = Fraction(rng.uniform(*coarser)).limit_denominator(100)
     if factor > 1:
         dwi = degrade(dwi, Scale.of_slices(factor, factor, 1, axis), model="kspace", axis=axis)
-    sigma = dwi.foreground_b0() / rng.uniform(15, 60)
-    for n in range(dwi.n_volumes):
-        dwi.signal[..., n] = np.rint(rician(dwi.signal[..., n], sigma, rng))
+    add_rician(dwi.signal, dwi.foreground_b0() / rng.uniform(15, 60), rng)
+    np.rint(dwi.signal, out=dwi.signal)
     return dwi
 
 
