@@ -276,12 +276,10 @@ def _sinc(n_in: int, n_out: int) -> Matrix:
         # A crop of k-space with the half-voxel shift in phase, gain corrected.
         return np.asarray(np.linalg.pinv(operator(n_out, n_in, "sinc")), np.float64)
     x = _positions(n_in, n_out)[:, None] - np.arange(n_in)
-    waves = 2 * np.pi / n_in * x
-    k = np.arange(1, (n_in - 1) // 2 + 1)
-    matrix = 1 + 2 * np.cos(waves[..., None] * k).sum(-1)
+    matrix = np.sinc(x) / np.sinc(x / n_in)  # Dirichlet's kernel: the sum of all waves that n_in samples hold
     if n_in % 2 == 0:
-        matrix += np.cos(np.pi * x) if n_in > 1 else 0
-    return np.asarray(matrix / n_in, np.float64)
+        matrix *= np.cos(np.pi / n_in * x)
+    return np.asarray(matrix, np.float64)
 
 
 @KERNELS.register("mirrored_sinc")
