@@ -165,15 +165,17 @@ class Batches(Dataset):
         in_brain = rng.random() < self.config.data.brain
         position = self._position(scan, in_brain, rng)
         drawn = self._volumes(scan, rng)
-        # Without guidance, only the volumes that are drawn are read.
-        shown = np.arange(scan.count) if self.view.guidance else np.unique(drawn)
-        slab, mask = self._read(place, position, shown)
-        slab = self._varied(slab, scan.normalisation.gains[shown], len(place.shape), rng)
+        # Guidance is made of the same slice of all volumes; of the neighbouring slices, those of the drawn are enough.
+        seen = np.unique(drawn)
+        shown = np.arange(scan.count) if self.view.guidance else seen
+        images, mask = self._read(place, position, shown, seen)
+        owners = np.concatenate([shown, np.repeat(seen, self.view.context - 1)])
+        images = self._varied(images, scan.normalisation.gains[owners], len(place.shape), rng)
         region = place.cut(rng)
-        slab, mask = slab[_last(region)], mask[tuple(region)]
+        images, mask = images[_last(region)], mask[tuple(region)]
         guide = self._guide(place, position, region) if self.view.guide else None
-        channels = self._channels(slab, guide, place, shown, drawn.ravel(), rng)
-        target = torch.from_numpy(slab[np.searchsorted(shown, drawn.ravel()), self.view.context // 2])
+        channels = self._channels(images, guide, place, shown, drawn.ravel(), rng)
+        target = torch.from_numpy(images[np.searchsorted(shown, drawn.ravel())])
         gains = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
         target = (target - scan.normalisation.offset) * gains.view(-1, *(1,) * (target.ndim - 1))
         inside = np.argwhere(mask) if in_brain else None
@@ -195,45 +197,58 @@ class Batches(Dataset):
         area = scan.brain_area / scan.brain_area.sum() if in_brain else None
         return int(rng.choice(scan.extent[0], p=area))
 
-    def _read(self, place: Place, position: int, shown: NDArray[np.intp]) -> tuple[Slab, NDArray[np.bool_]]:
-        """(V, context, *n) signal and (*n) brain, brought to the place's shape."""
-        scan = place.scan
+    def _read(
+        self, place: Place, position: int, shown: NDArray[np.intp], seen: NDArray[np.intp]
+    ) -> tuple[Slab, NDArray[np.bool_]]:
+        """Signal of the `shown` volumes (V, *n), then of the neighbouring slices of each `seen` one, and (*n) brain;
+        brought to the place's shape."""
+        scan, side = place.scan, self.view.context // 2
         if self.view.dimensions == 2:
-            slab, mask = scan.slab(position, self.view.context // 2, shown), scan.mask[position]
+            images, mask = scan.slab(position, 0, shown)[:, 0], scan.mask[position]
         else:
-            slab, mask = scan.whole(shown)[:, None], scan.mask
-        if place.shape != slab.shape[-len(place.shape) :]:
-            slab, mask = lowered(slab, place.shape), regridded_mask(np.asarray(mask), place.shape)
-        return slab, np.asarray(mask)
+            images, mask = scan.whole(shown), scan.mask
+        if side:
+            beside = np.delete(scan.slab(position, side, seen), side, axis=1)
+            images = np.concatenate([images, beside.reshape(-1, *images.shape[1:])])
+        if place.shape != images.shape[1:]:
+            images, mask = lowered(images, place.shape), regridded_mask(np.asarray(mask), place.shape)
+        return images, np.asarray(mask)
 
     def _guide(self, place: Place, position: int, region: Sequence[slice]) -> Slab:
         """(*n) of the guide, on the fine grid."""
         guide = place.scan.guide[position] if self.view.dimensions == 2 else place.scan.guide
         return lowered(np.array(guide), place.shape)[tuple(region)]
 
-    def _varied(self, slab: Slab, gains: NDArray[np.float32], dimensions: int, rng: np.random.Generator) -> Slab:
+    def _varied(self, images: Slab, gains: NDArray[np.float32], dimensions: int, rng: np.random.Generator) -> Slab:
         """Another scanner's k-space filter and contrast."""
         augmentation = self.config.augmentation
         if augmentation.window != (1, 1) and rng.random() < 0.5:
-            slab = windowed(slab, rng.uniform(*augmentation.window, size=dimensions))
+            images = windowed(images, rng.uniform(*augmentation.window, size=dimensions))
         exponent = float(rng.uniform(*augmentation.contrast))
         if exponent != 1:
-            scaled = gains.reshape(-1, *(1,) * (slab.ndim - 1))
-            slab = np.maximum(slab * scaled, 0) ** np.float32(exponent) / scaled
-        return slab
+            scaled = gains.reshape(-1, *(1,) * (images.ndim - 1))
+            images = np.maximum(images * scaled, 0) ** np.float32(exponent) / scaled
+        return images
 
     def _channels(
         self,
-        slab: Slab,
+        images: Slab,
         guide: Slab | None,
         place: Place,
         shown: NDArray[np.intp],
         drawn: NDArray[np.intp],
         rng: np.random.Generator,
     ) -> torch.Tensor:
-        """(len(drawn), C, *n) what the network is shown of the degraded slab."""
-        low = TASKS[self.config.task](slab, place.scan, place.factors, self.config, rng)
-        low = shown_slab(self.view, low, slab.shape[2:])
+        """(len(drawn), C, *n) what the network is shown of the degraded images, in `_read`'s order."""
+        degraded = TASKS[self.config.task](images, place.scan, place.factors, self.config, rng)
+        middle = self.view.context // 2
+        low = np.zeros((len(shown), self.view.context, *degraded.shape[1:]), np.float32)
+        low[:, middle] = degraded[: len(shown)]
+        if middle:
+            beside = np.delete(np.arange(self.view.context), middle)
+            rows = np.searchsorted(shown, np.unique(drawn))
+            low[rows[:, None], beside] = degraded[len(shown) :].reshape(len(rows), len(beside), *degraded.shape[1:])
+        low = shown_slab(self.view, low, images.shape[1:])
         if len(shown) < place.scan.count:
             full = np.zeros((place.scan.count, *low.shape[1:]), np.float32)
             full[shown] = low
