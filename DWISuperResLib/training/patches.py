@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from .validation import Case, prepare, shown_slab
 Batch = dict[str, Any]
 DRAWS_BEFORE_GIVING_UP = 100
 """Draws of directions, none of which determines a tensor, after which it is no coincidence."""
+AROUND, HALO = 2, 4
+"""Of a volume, patches are drawn from a part so many patches wide, and so many coarse voxels more where it was cut."""
 
 
 def windowed(slab: Slab, alphas: Sequence[float] | NDArray[np.float64]) -> Slab:
@@ -62,6 +65,30 @@ class Place:
         """A random region of the fine grid that whole voxels of the coarse one fill."""
         starts = [int(rng.integers(n % f.numerator + 1)) for n, f in zip(self.shape, self.factors, strict=True)]
         return [slice(s, s + n) for s, n in zip(starts, self.whole, strict=True)]
+
+    def limits(self, region: Sequence[slice]) -> list[tuple[int, int]]:
+        """From where to where in a region of `part` patches may reach: to within `HALO` of where it was cut."""
+        limits = []
+        for box, n, whole, f in zip(region, self.shape, self.whole, self.factors, strict=True):
+            length = box.stop - box.start
+            halo = math.ceil(HALO * f) if length < whole else 0
+            limits.append((halo if box.start > 0 else 0, length - halo if box.stop < n else length))
+        return limits
+
+    def part(self, patch: Sequence[int], rng: np.random.Generator, in_brain: bool) -> list[slice]:
+        """A region as of `cut`, but only `AROUND` patches wide: a whole volume takes far longer to lower than to learn.
+
+        Somewhere, or around a random brain voxel.
+        """
+        shown = np.argwhere(self.scan.mask) if in_brain else np.empty((0, 3))
+        share = (shown[rng.integers(len(shown))] + 0.5) / self.scan.extent if len(shown) else rng.random(3)
+        region = []
+        for n, whole, f, p, centre in zip(self.shape, self.whole, self.factors, patch, share, strict=True):
+            wanted = AROUND * p + 2 * math.ceil(HALO * f)
+            length = min(whole, -(-wanted // f.numerator) * f.numerator)
+            start = int(np.clip(round(centre * n - length / 2), 0, n - length))
+            region.append(slice(start, start + length))
+        return region
 
 
 class Batches(Dataset):
@@ -167,20 +194,24 @@ class Batches(Dataset):
         drawn = self._volumes(scan, rng)
         # Without guidance, only the volumes that are drawn are read.
         shown = np.arange(scan.count) if self.view.guidance else np.unique(drawn)
-        slab, mask = self._read(place, position, shown)
+        volume = self.view.dimensions == 3
+        region = place.part(patch, rng, in_brain) if volume else [slice(None)] * 2
+        slab, mask = self._read(place, position, region, shown)
         slab = self._varied(slab, scan.normalisation.gains[shown], len(place.shape), rng)
-        region = place.cut(rng)
-        slab, mask = slab[_last(region)], mask[tuple(region)]
+        if not volume:
+            region = place.cut(rng)
+            slab, mask = slab[_last(region)], mask[tuple(region)]
         guide = self._guide(place, position, region) if self.view.guide else None
         channels = self._channels(slab, guide, place, shown, drawn.ravel(), rng)
         target = torch.from_numpy(slab[np.searchsorted(shown, drawn.ravel()), self.view.context // 2])
         gains = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
         target = (target - scan.normalisation.offset) * gains.view(-1, *(1,) * (target.ndim - 1))
         inside = np.argwhere(mask) if in_brain else None
+        limits = place.limits(region) if volume else [(0, n) for n in mask.shape]
         pairs = []
         for first in range(0, drawn.size, drawn.shape[1]):
             samples = slice(first, first + drawn.shape[1])
-            box = self._corner(inside, patch, mask.shape, place.factors, rng)
+            box = self._corner(inside, patch, limits, place.factors, rng)
             pairs.append(self._pair(channels[samples], target[samples, None], box, place.factors, transposed, rng))
         return {
             "input": torch.cat([pair[0] for pair in pairs]),
@@ -195,16 +226,19 @@ class Batches(Dataset):
         area = scan.brain_area / scan.brain_area.sum() if in_brain else None
         return int(rng.choice(scan.extent[0], p=area))
 
-    def _read(self, place: Place, position: int, shown: NDArray[np.intp]) -> tuple[Slab, NDArray[np.bool_]]:
-        """(V, context, *n) signal and (*n) brain, brought to the place's shape."""
-        scan = place.scan
-        if self.view.dimensions == 2:
-            slab, mask = scan.slab(position, self.view.context // 2, shown), scan.mask[position]
-        else:
-            slab, mask = scan.whole(shown)[:, None], scan.mask
-        if place.shape != slab.shape[-len(place.shape) :]:
-            slab, mask = lowered(slab, place.shape), regridded_mask(np.asarray(mask), place.shape)
-        return slab, np.asarray(mask)
+    def _read(
+        self, place: Place, position: int, region: Sequence[slice], shown: NDArray[np.intp]
+    ) -> tuple[Slab, NDArray[np.bool_]]:
+        """(V, context, *n) signal and (*n) brain of a region of the grid of the place's shape."""
+        scan, first = place.scan, 3 - self.view.dimensions
+        inside, volume = _last(region), self.view.dimensions == 3
+        if volume and place.shape == scan.extent:
+            return scan.part(shown, region)[:, None], np.asarray(scan.mask[tuple(region)])
+        mask = np.asarray(scan.mask if volume else scan.mask[position])
+        slab = scan.part(shown)[:, None] if volume else scan.slab(position, self.view.context // 2, shown)
+        if place.shape != scan.extent[first:]:
+            slab, mask = lowered(slab, place.shape), regridded_mask(mask, place.shape)
+        return slab[inside], mask[tuple(region)]
 
     def _guide(self, place: Place, position: int, region: Sequence[slice]) -> Slab:
         """(*n) of the guide, on the fine grid."""
@@ -245,19 +279,19 @@ class Batches(Dataset):
         self,
         inside: NDArray[np.intp] | None,
         patch: Sequence[int],
-        shape: Sequence[int],
+        limits: Sequence[tuple[int, int]],
         factors: Sequence[Fraction],
         rng: np.random.Generator,
     ) -> list[slice]:
         """Where a patch lies on the fine grid, around a random brain voxel where `inside` lists any."""
         if inside is None or not len(inside):
-            centre = [int(rng.integers(n)) for n in shape]
+            centre = [int(rng.integers(low, high)) for low, high in limits]
         else:
             centre = [int(c) for c in inside[rng.integers(len(inside))]]
         steps = [f.numerator if self.view.kernel is None else 1 for f in factors]
         box = []
-        for c, p, n, step in zip(centre, patch, shape, steps, strict=True):
-            start = int(np.clip((c - p // 2) // step * step, 0, n - p))
+        for c, p, (low, high), step in zip(centre, patch, limits, steps, strict=True):
+            start = int(np.clip((c - p // 2) // step * step, low, high - p))
             box.append(slice(start, start + p))
         return box
 
