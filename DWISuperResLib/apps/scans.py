@@ -66,8 +66,8 @@ class Run(Writing):
     bvec: str | None = option("gradient directions, when not beside the image", None, metavar="FILE")
     inference: InferenceOptions = InferenceOptions()
     adapt: float | None = option(
-        "first train the network on the scan itself for so long: in-plane, or through-plane (1x1x3) where slices are "
-        "finer than they are thick", None, metavar="MINUTES", parse=positive,
+        "first train the network on the scan itself for so long: through-plane (1x1x3), where slices are finer than "
+        "they are thick", None, metavar="MINUTES", parse=positive,
     )  # fmt: skip
     adapt_steps: int | None = option(
         "in place of minutes: so many steps, to repeat what --adapt did", None, metavar="N", parse=count

@@ -1,9 +1,11 @@
-"""A network trained on the very scan that it is to super-resolve, of which it is shown a coarser copy.
+"""A network trained on the very scan that it is to super-resolve, of whose slices it is shown coarser copies.
 
-In-plane, the scan itself is what a network is to make of the scan degraded once more. Through-plane, the scan's slices,
-finer than they are thick, are what it is to make of themselves, made as coarse along one of their axes as the slices
-are thick (after SMORE, Zhao et al. 2021, doi:10.1109/TMI.2020.3037187). Either way nothing but the scan is needed, and
-slices that are held back tell when it helps no more.
+The scan's slices, finer than they are thick, are what it is to make of themselves, made as coarse along one of their
+axes as the slices are thick (after SMORE, Zhao et al. 2021, doi:10.1109/TMI.2020.3037187). Nothing but the scan is
+needed, and slices that are held back tell when it helps no more.
+
+In-plane there is no such lesson. The scan degraded once more is one of coarser anatomy and without the filter that the
+scanner lays on the edge of k-space: networks that were trained on it made scans worse (Testing/benchmarks/TRIALS.md).
 """
 
 from __future__ import annotations
@@ -103,10 +105,9 @@ def adapt(
     ----------
     dwi : DWI
     checkpoint : Checkpoint
-        Where it starts from. In-plane, it serves the scale. Through-plane, it serves the scale or is an `sr_unet`,
-        whose body is kept and whose ends are new.
+        Where it starts from. It serves the scale or is an `sr_unet`, whose body is kept and whose ends are new.
     scale : Scale, number, str or three numbers
-        In-plane, or through-plane by a whole number (1x1x3); see `Scale.parse`.
+        Through-plane (1x1x3), by a whole number where the checkpoint does not serve it; see `Scale.parse`.
     minutes : float, optional
         How long it may take. The first steps are timed, and so many are planned as fit.
     steps : int, optional
@@ -127,7 +128,7 @@ def adapt(
     ------
     InputError
         If neither or both of `minutes` and `steps` are given, the checkpoint cannot start it or takes a guide, the
-        scale refines slices and their distance at once, or the slices are no finer than they would become.
+        scale refines the slices themselves, or these are no finer than their distance would become.
     Cancelled
         If `cancel` said so.
 
@@ -135,9 +136,9 @@ def adapt(
     --------
     >>> from DWISuperResLib import load_checkpoint, phantom
     >>> scan = phantom((40, 48, 6), (4, 4, 20), supersampling=1, shells=((0, 1), (1000, 6)))
-    >>> adapted, told = adapt(scan, load_checkpoint("default"), 2, steps=2, device="cpu")
+    >>> adapted, told = adapt(scan, load_checkpoint("through_plane"), "1x1x2", steps=2, device="cpu")
     >>> adapted.card.served_text, told.steps
-    ('2', 2)
+    ('1x1x2', 2)
     """
     if (minutes is None) == (steps is None):
         raise InputError("An adaptation takes minutes or a number of steps; give one of them.")
@@ -174,10 +175,6 @@ class _Plan:
     together: int | None
     config: Configuration
 
-    @property
-    def through_plane(self) -> bool:
-        return self.factors[2] > 1
-
 
 def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
     fine = scale.fine_shape(dwi.spatial_shape)
@@ -185,12 +182,14 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
     exactly = [f for f in card.factors if replace(card, factors=(f,)).serves(dwi.spatial_shape, fine, slices)]
     first, second = (float(scale.factors[a]) for a in in_plane_axes(slices))
     factors: Factors = exactly[0] if exactly else (first, second, float(scale.factors[slices]))
-    if factors[2] > 1 and max(factors[:2]) > 1:
-        raise InputError(f"An adaptation refines slices or their distance, the scale {scale} both; run one by one.")
-    coarser = _coarser_in_plane(dwi, factors[2], slices) if factors[2] > 1 else 1.0
+    if factors[2] == 1 or max(factors[:2]) > 1:
+        raise InputError(
+            f"An adaptation refines the distance of slices (1x1x3), not the slices; the scale is {scale}, and in-plane "
+            "adapted networks do worse. Leave it out, or run through-plane first and in-plane after."
+        )
+    coarser = _coarser_in_plane(dwi, factors[2], slices)
     arguments = dict(card.arguments) if served else _through_plane_arguments(card, factors, scale)
     fa = _fa_terms(card, dwi)
-    model = "profile" if factors[2] > 1 else str(card.degradation.get("model", "kspace"))
     config = validated(
         {
             "name": "adapted",
@@ -200,7 +199,7 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
             "data": {"scans": ["the scan"], "patch": PATCH, "patches": 1 if fa else 8, "margin": 2, "brain": 1.0},
             "loss": [{"name": "charbonnier"}, *fa],
             # Slices touch, as far as a header tells.
-            "degradation": {"models": {model: 1}, "fwhm": [1, 1]},
+            "degradation": {"models": {"profile": 1}, "fwhm": [1, 1]},
             "augmentation": {"resample": [coarser, coarser], "contrast": [1, 1]},
             "schedule": {"learning_rate": FINE_TUNING if served else FRESH, "warmup": 0.1, "weight_decay": 0},
         },
@@ -211,7 +210,7 @@ def _plan(dwi: DWI, card: Card, scale: Scale, slices: int, seed: int) -> _Plan:
 def _through_plane_arguments(card: Card, factors: Factors, scale: Scale) -> dict[str, Any]:
     """Of a network that is made to serve a through-plane factor; InputError where it cannot be."""
     whole = int(factors[2])
-    if factors[2] == 1 or card.architecture != "sr_unet" or whole != factors[2]:
+    if card.architecture != "sr_unet" or whole != factors[2]:
         raise InputError(
             f"The checkpoint {card.name!r} serves scales {card.served_text}, not {scale}; to these an adaptation "
             "adds whole through-plane factors of an sr_unet alone, such as 1x1x3."
@@ -260,7 +259,7 @@ def _lessons(scan: Scan, plan: _Plan) -> tuple[Batches, Batches]:
     if not len(held):
         raise InputError(f"The scan shows brain in {len(brain)} slices; an adaptation needs {HELD_BACK // 2 + 1}.")
     # Taken for the slice axis, an axis of the slices is coarsened as slices are.
-    axes = in_plane_axes(scan.axis) if plan.through_plane else (scan.axis,)
+    axes = in_plane_axes(scan.axis)
     still = {"intensity": (1, 1), "flips": False, "rotations": False}
     unchanged = plan.config.augmentation.model_copy(update=still)
     configs = plan.config, plan.config.model_copy(update={"augmentation": unchanged})
@@ -383,8 +382,6 @@ def _card(plan: _Plan, card: Card, told: Adaptation, dwi: DWI, slices: int) -> C
     """The card of the checkpoint with what was done to it; of the factors, those alone that it was adapted to."""
     training = {**card.training, "adapted": asdict(told)}
     name = f"{card.name[:90]}, adapted"
-    if not plan.through_plane:
-        return replace(card, name=name, factors=(plan.factors,), training=training, sha256="")
     sizes = [float(size) for size in dwi.voxel_sizes]
     planes, across = [sizes[a] for a in in_plane_axes(slices)], sizes[slices]
     return replace(
