@@ -24,11 +24,11 @@ class List(Common):
 
         cards = {name: read_card(name) for name in shipped_checkpoints()}
         lines = [
-            f"{name:24} {card.task:18} x{', x'.join(map(str, card.scales)) or '-':12} {card.architecture}"
+            f"{name:24} {card.task:18} x{card.served_text.replace(", ", ", x"):16} {card.architecture}"
             for name, card in cards.items()
         ]
         checkpoints = [
-            {"name": name, "task": card.task, "scales": card.scales, "architecture": card.architecture}
+            {"name": name, "task": card.task, "factors": card.factors, "architecture": card.architecture}
             for name, card in cards.items()
         ]
         report.result("\n".join(lines) or "No checkpoint ships with this copy of the library.", checkpoints=checkpoints)

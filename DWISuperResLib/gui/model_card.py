@@ -36,9 +36,15 @@ def scale_text(factors: Sequence[float], axis: int) -> str:
     return "x".join(f"{factor:g}" for factor in voxel)
 
 
+def served_label(card: Card) -> str:
+    """The factors of a card, and whether those between them are served as well (by scripts; the panel lists these)."""
+    scales = ", ".join(map(scale_label, card.factors))
+    return _("{scales} and all between").format(scales=scales) if card.limits else scales
+
+
 def card_line(card: Card) -> str:
     """One line: what the model is for and its first held-out score; escaped as in `card_html`."""
-    line = _("{scales} finer voxels").format(scales=", ".join(map(scale_label, card.factors)))
+    line = _("{scales} finer voxels").format(scales=served_label(card))
     scores = {name: value for name, value in card.scores.items() if isinstance(value, str | int | float)}
     if scores:
         name, value = next(iter(scores.items()))
@@ -50,7 +56,7 @@ def card_line(card: Card) -> str:
 def card_html(card: Card) -> str:
     """The card for a QLabel: a line a fact; what the file says is escaped, since it may come from anywhere."""
     rows = (
-        (_("Scale factors"), ", ".join(map(scale_label, card.factors))),
+        (_("Scale factors"), served_label(card)),
         (_("Guide"), _("needs a registered image, such as a T1w") if card.guided else ""),
         (_("Trained on"), _plain(card.training.get("scans", ""))),
         (_("Low resolution by"), _plain(card.degradation.get("model", ""))),

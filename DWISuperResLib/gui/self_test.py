@@ -14,6 +14,7 @@ from ..checkpoints import read_card, shipped_checkpoints
 from ..dwi import DWI
 from ..errors import InputError, MissingDependencyError
 from ..phantoms import phantom
+from .model_card import scale_text
 
 
 def small_phantom() -> DWI:
@@ -73,11 +74,14 @@ def check_super_resolution(logic, checkpoint: str | None = None) -> None:
         if not names:
             raise unittest.SkipTest("no checkpoint ships with this copy")
         checkpoint = names[0]
-    scale = read_card(checkpoint).scales[0]
+    factors = read_card(checkpoint).factors[0]
+    scale = scale_text(factors, 2)
     node = mrml.add_dwi_node(small_phantom(), "phantom")
     out = _or_skip(lambda: logic.superResolve(node, checkpoint=checkpoint, scale=scale, device="cpu"))
-    assert out.GetImageData().GetDimensions() == (32 * scale, 36 * scale, 6)
-    assert str(mrml.scale_between(node, out)) == f"{scale}x{scale}x1"
+    assert out.GetImageData().GetDimensions() == tuple(
+        round(n * factor) for n, factor in zip((32, 36, 6), factors, strict=True)
+    )
+    assert str(mrml.scale_between(node, out)) == "x".join(f"{factor:g}" for factor in factors)
     for first, second in zip(mrml.gradient_table(node), mrml.gradient_table(out), strict=True):
         np.testing.assert_array_equal(first, second)
     nodes = slicer.mrmlScene.GetNumberOfNodes()

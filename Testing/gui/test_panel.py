@@ -268,6 +268,30 @@ def test_a_scale_that_the_checkpoint_lacks(widget, scan):
     assert widget.panel.parameters.scale == "2"
 
 
+def test_scales_of_a_network_that_serves_all_between_some(widget, scan, monkeypatch):
+    from DWISuperResLib.gui import model_section
+
+    ui, parameters = widget.panel.ui, widget.panel.parameters
+    blocks = {"kind": "block", "kernel": "bspline"}
+    free = dataclasses.replace(CARD, factors=((2, 2, 2), (3, 3, 3), (1, 1, 2.5)), view=blocks)
+    monkeypatch.setattr(model_section, "read_card", lambda name: free)
+    parameters.checkpoint = "other"
+    offered = [(ui.scaleComboBox.itemText(n), ui.scaleComboBox.itemData(n)) for n in range(ui.scaleComboBox.count)]
+    along_k = [("×2.5 across the slices", "1x1x2.5"), ("×2 isotropic", "2x2x2"), ("×3 isotropic", "3x3x3")]
+    assert offered == along_k
+    assert parameters.scale == "1x1x2.5"
+    assert ui.cardLabel.text.startswith(
+        "×2.5 across the slices, ×2 isotropic, ×3 isotropic and all between finer voxels"
+    )
+    for factors in free.factors:
+        fine = [round(n * factor) for n, factor in zip((20, 20, 10), factors, strict=True)]
+        assert free.serves((20, 20, 10), fine, axis=2)
+    parameters.scale = "3x3x3"
+    parameters.sliceAxis = type(parameters.sliceAxis)("i")
+    assert [ui.scaleComboBox.itemData(n) for n in range(3)] == ["2.5x1x1", "2x2x2", "3x3x3"]
+    assert parameters.scale == "3x3x3"
+
+
 def test_apply_needs_an_input(widget, small_dwi):
     ui = widget.panel.ui
     assert not ui.applyButton.enabled
