@@ -24,7 +24,7 @@ class List(Common):
 
         cards = {name: read_card(name) for name in shipped_checkpoints()}
         lines = [
-            f"{name:24} {card.task:18} x{card.served_text.replace(", ", ", x"):16} {card.architecture}"
+            f"{name:24} {card.task:18} {'x' + (card.served_text or '-').replace(', ', ', x'):16} {card.architecture}"
             for name, card in cards.items()
         ]
         checkpoints = [

@@ -165,9 +165,11 @@ class Scan:
         slices = np.clip(np.arange(position - neighbours, position + neighbours + 1), 0, self.extent[0] - 1)
         return np.stack([self.signal[volumes, z] for z in slices], axis=1).astype(np.float32)
 
-    def whole(self, volumes: NDArray[np.intp] | slice) -> NDArray[np.float32]:
-        """(N, slices, rows, columns) signal of some volumes."""
-        return np.ascontiguousarray(self.signal[volumes], np.float32)
+    def part(
+        self, volumes: NDArray[np.intp] | slice, region: Sequence[slice] = (slice(None),) * 3
+    ) -> NDArray[np.float32]:
+        """(N, slices, rows, columns) signal of some volumes, of a region or all of it."""
+        return np.ascontiguousarray(self.signal[(volumes, *region)], np.float32)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k not in ("signal", "mask", "guide")}

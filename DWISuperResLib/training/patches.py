@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ from .validation import Case, prepare, shown_slab
 Batch = dict[str, Any]
 DRAWS_BEFORE_GIVING_UP = 100
 """Draws of directions, none of which determines a tensor, after which it is no coincidence."""
+AROUND, HALO = 2, 4
+"""Of a volume, patches are drawn from a part so many patches wide, and so many coarse voxels more where it was cut."""
 
 
 def windowed(slab: Slab, alphas: Sequence[float] | NDArray[np.float64]) -> Slab:
@@ -62,6 +65,30 @@ class Place:
         """A random region of the fine grid that whole voxels of the coarse one fill."""
         starts = [int(rng.integers(n % f.numerator + 1)) for n, f in zip(self.shape, self.factors, strict=True)]
         return [slice(s, s + n) for s, n in zip(starts, self.whole, strict=True)]
+
+    def limits(self, region: Sequence[slice]) -> list[tuple[int, int]]:
+        """From where to where in a region of `part` patches may reach: to within `HALO` of where it was cut."""
+        limits = []
+        for box, n, whole, f in zip(region, self.shape, self.whole, self.factors, strict=True):
+            length = box.stop - box.start
+            halo = math.ceil(HALO * f) if length < whole else 0
+            limits.append((halo if box.start > 0 else 0, length - halo if box.stop < n else length))
+        return limits
+
+    def part(self, patch: Sequence[int], rng: np.random.Generator, in_brain: bool) -> list[slice]:
+        """A region as of `cut`, but only `AROUND` patches wide: a whole volume takes far longer to lower than to learn.
+
+        Somewhere, or around a random brain voxel.
+        """
+        shown = np.argwhere(self.scan.mask) if in_brain else np.empty((0, 3))
+        share = (shown[rng.integers(len(shown))] + 0.5) / self.scan.extent if len(shown) else rng.random(3)
+        region = []
+        for n, whole, f, p, centre in zip(self.shape, self.whole, self.factors, patch, share, strict=True):
+            wanted = AROUND * p + 2 * math.ceil(HALO * f)
+            length = min(whole, -(-wanted // f.numerator) * f.numerator)
+            start = int(np.clip(round(centre * n - length / 2), 0, n - length))
+            region.append(slice(start, start + length))
+        return region
 
 
 class Batches(Dataset):
@@ -168,21 +195,25 @@ class Batches(Dataset):
         # Guidance is made of the same slice of all volumes; of the neighbouring slices, those of the drawn are enough.
         seen = np.unique(drawn)
         shown = np.arange(scan.count) if self.view.guidance else seen
-        images, mask = self._read(place, position, shown, seen)
+        volume = self.view.dimensions == 3
+        region = place.part(patch, rng, in_brain) if volume else [slice(None)] * 2
+        images, mask = self._read(place, position, region, shown, seen)
         owners = np.concatenate([shown, np.repeat(seen, self.view.context - 1)])
         images = self._varied(images, scan.normalisation.gains[owners], len(place.shape), rng)
-        region = place.cut(rng)
-        images, mask = images[_last(region)], mask[tuple(region)]
+        if not volume:
+            region = place.cut(rng)
+            images, mask = images[_last(region)], mask[tuple(region)]
         guide = self._guide(place, position, region) if self.view.guide else None
         channels = self._channels(images, guide, place, shown, drawn.ravel(), rng)
         target = torch.from_numpy(images[np.searchsorted(shown, drawn.ravel())])
         gains = torch.from_numpy(scan.normalisation.gains[drawn.ravel()])
         target = (target - scan.normalisation.offset) * gains.view(-1, *(1,) * (target.ndim - 1))
         inside = np.argwhere(mask) if in_brain else None
+        limits = place.limits(region) if volume else [(0, n) for n in mask.shape]
         pairs = []
         for first in range(0, drawn.size, drawn.shape[1]):
             samples = slice(first, first + drawn.shape[1])
-            box = self._corner(inside, patch, mask.shape, place.factors, rng)
+            box = self._corner(inside, patch, limits, place.factors, rng)
             pairs.append(self._pair(channels[samples], target[samples, None], box, place.factors, transposed, rng))
         return {
             "input": torch.cat([pair[0] for pair in pairs]),
@@ -198,21 +229,21 @@ class Batches(Dataset):
         return int(rng.choice(scan.extent[0], p=area))
 
     def _read(
-        self, place: Place, position: int, shown: NDArray[np.intp], seen: NDArray[np.intp]
+        self, place: Place, position: int, region: Sequence[slice], shown: NDArray[np.intp], seen: NDArray[np.intp]
     ) -> tuple[Slab, NDArray[np.bool_]]:
-        """Signal of the `shown` volumes (V, *n), then of the neighbouring slices of each `seen` one, and (*n) brain;
-        brought to the place's shape."""
-        scan, side = place.scan, self.view.context // 2
-        if self.view.dimensions == 2:
-            images, mask = scan.slab(position, 0, shown)[:, 0], scan.mask[position]
-        else:
-            images, mask = scan.whole(shown), scan.mask
+        """Signal of the `shown` volumes (V, *n), then of the neighbouring slices of each `seen` one, and (*n) brain; of
+        a region of the grid of the place's shape."""
+        scan, side, volume = place.scan, self.view.context // 2, self.view.dimensions == 3
+        if volume and place.shape == scan.extent:
+            return scan.part(shown, region), np.asarray(scan.mask[tuple(region)])
+        mask = np.asarray(scan.mask if volume else scan.mask[position])
+        images = scan.part(shown) if volume else scan.slab(position, 0, shown)[:, 0]
         if side:
             beside = np.delete(scan.slab(position, side, seen), side, axis=1)
             images = np.concatenate([images, beside.reshape(-1, *images.shape[1:])])
         if place.shape != images.shape[1:]:
-            images, mask = lowered(images, place.shape), regridded_mask(np.asarray(mask), place.shape)
-        return images, np.asarray(mask)
+            images, mask = lowered(images, place.shape), regridded_mask(mask, place.shape)
+        return images[_last(region)], mask[tuple(region)]
 
     def _guide(self, place: Place, position: int, region: Sequence[slice]) -> Slab:
         """(*n) of the guide, on the fine grid."""
@@ -260,19 +291,19 @@ class Batches(Dataset):
         self,
         inside: NDArray[np.intp] | None,
         patch: Sequence[int],
-        shape: Sequence[int],
+        limits: Sequence[tuple[int, int]],
         factors: Sequence[Fraction],
         rng: np.random.Generator,
     ) -> list[slice]:
         """Where a patch lies on the fine grid, around a random brain voxel where `inside` lists any."""
         if inside is None or not len(inside):
-            centre = [int(rng.integers(n)) for n in shape]
+            centre = [int(rng.integers(low, high)) for low, high in limits]
         else:
             centre = [int(c) for c in inside[rng.integers(len(inside))]]
         steps = [f.numerator if self.view.kernel is None else 1 for f in factors]
         box = []
-        for c, p, n, step in zip(centre, patch, shape, steps, strict=True):
-            start = int(np.clip((c - p // 2) // step * step, 0, n - p))
+        for c, p, (low, high), step in zip(centre, patch, limits, steps, strict=True):
+            start = int(np.clip((c - p // 2) // step * step, low, high - p))
             box.append(slice(start, start + p))
         return box
 

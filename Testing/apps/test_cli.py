@@ -241,6 +241,8 @@ def test_checkpoints_list_and_info(checkpoint, capfd):
     from DWISuperResLib.checkpoints import shipped_checkpoints
 
     assert [card["name"] for card in line["checkpoints"]] == shipped_checkpoints()
+    assert run("checkpoints", "list") == 0
+    assert "x1x1x2, x1x1x3" in capfd.readouterr().out
     assert run("checkpoints", "info", checkpoint) == 0
     assert "sr_unet" in capfd.readouterr().out
 

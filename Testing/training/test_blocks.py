@@ -16,7 +16,7 @@ from DWISuperResLib.networks import build
 from DWISuperResLib.networks.views import BlockView, SliceView
 from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.resampling.degradation import degrade
-from DWISuperResLib.resampling.operators import apply_operators, operator
+from DWISuperResLib.resampling.operators import apply_operators, operator, slice_profile
 from DWISuperResLib.resampling.scale import Scale
 from DWISuperResLib.training import load_configuration, train, validated
 from DWISuperResLib.training.cache import open_scan
@@ -26,6 +26,7 @@ from DWISuperResLib.training.run import fitting_terms
 
 CONFIGURATIONS = Path(__file__).parents[2] / "Resources" / "Configurations"
 STILL = {"flips": False, "rotations": False, "intensity": [1, 1], "contrast": [1, 1]}
+STEADY = {"models": {"profile": 1.0}, "fwhm": [1, 1], "gap": [0, 0], "noise": [0, 0]}
 SMALL = {
     ("recnn", 3): {"layers": 3, "filters": 4, "block": 24},
     ("recnn", 2): {"layers": 3, "filters": 4, "dimensions": 2},
@@ -123,6 +124,37 @@ def test_the_patches_of_a_batch_have_factors_of_their_own(folder, scan, dimensio
             found.append(nearest)
     assert set(found) == set(triples)
     assert any(len(set(found[start : start + 6])) > 1 for start in (0, 6, 12))
+
+
+def test_patches_of_large_volumes_are_lowered_in_a_part_of_them(tmp_path):
+    """As if the whole volume had been lowered, from either of the two voxels at which the coarse grid may begin."""
+    dwi = phantom((40, 72, 64), (4.5, 3.0, 3.0), supersampling=1, shells=((0, 1), (1000, 6)))
+    io.write_dwi(dwi, tmp_path / "large.nii.gz")
+    scan = open_scan(tmp_path / "large.nii.gz", tmp_path, "volume")
+    data = {"scans": ["x"], "slabs": 1, "patches": 2, "patch": 12}
+    tree = {"data": data, "augmentation": STILL, "scales": ["1x1x2"], "degradation": STEADY}
+    config = validated(tree)
+    dataset = Batches([scan], BlockView(16, 4), config, None)
+    fine = scan.frame.view(dwi.signal) * scan.normalisation.gains[:, None, None, None]
+    (along,) = (a for a, f in enumerate(scan.factors(config.served[0]), 1) if f != 1)
+    n = fine.shape[along]
+    candidates = []
+    for first in (0, 1):
+        taken = slice(first, first + (n - first) // 2 * 2)
+        inside = tuple(taken if a == along else slice(None) for a in range(4))
+        m = taken.stop - taken.start
+        low = apply_operators(fine[inside], {along: slice_profile(m, m // 2, 2.0)})
+        image = np.full_like(fine, np.inf)
+        image[inside] = apply_operators(low, {along: operator(m // 2, m, "bspline")})
+        candidates.append(image)
+    corners = set()
+    for index in range(20):
+        batch = dataset[index]
+        for shown, target in zip(batch["input"], batch["target"], strict=True):
+            box = place_of(target[0].numpy(), fine, 3)
+            corners.add(tuple(edge.start for edge in box[1:]))
+            assert min(np.abs(shown[0].numpy() - image[box]).max() for image in candidates) < 0.01
+    assert len(corners) > 20
 
 
 def place_of(target, fine, dimensions):

@@ -61,7 +61,9 @@ def test_cached_slabs_are_the_scan(dwi, path, axis, tmp_path):
     last = scan.extent[0] - 1
     np.testing.assert_array_equal(scan.slab(last, 1, np.array([1, 3])), expected[[1, 3]][:, [last - 1, last, last]])
     assert scan.mask.shape == scan.extent == expected.shape[1:]
-    np.testing.assert_array_equal(scan.whole(np.array([2, 5])), expected[[2, 5]])
+    np.testing.assert_array_equal(scan.part(np.array([2, 5])), expected[[2, 5]])
+    region = (slice(1, 3), slice(2, 7), slice(0, 4))
+    np.testing.assert_array_equal(scan.part(np.array([2, 5]), region), expected[[2, 5]][(slice(None), *region)])
     np.testing.assert_allclose(scan.frame_sizes, scan.frame.along(dwi.voxel_sizes))
     np.testing.assert_array_equal(scan.dwi().signal, io.read_dwi(path).signal)
 
