@@ -104,6 +104,7 @@ def test_grids_are_found_along_every_axis_that_was_seen(scale, wave_axis):
     found = {"grid artefacts in signal"} if (scale, wave_axis) == ("1x1x3", 0) else GRIDS
     assert found <= fired(checks)
     assert "every 2 voxels" in checks[0].advice
+    assert ("no multiple of the input's" in checks[0].advice) == (scale == "1.5")
 
 
 @pytest.mark.parametrize("blurred_axis", [0, 1, 2])

@@ -128,16 +128,17 @@ def test_the_patches_of_a_batch_have_factors_of_their_own(folder, scan, dimensio
 
 def test_patches_of_large_volumes_are_lowered_in_a_part_of_them(tmp_path):
     """As if the whole volume had been lowered, from either of the two voxels at which the coarse grid may begin."""
-    dwi = phantom((40, 72, 64), (4.5, 3.0, 3.0), supersampling=1, shells=((0, 1), (1000, 6)))
+    dwi = phantom((48, 48, 64), (3.0, 3.0, 3.2), supersampling=1, shells=((0, 1), (1000, 6)))
     io.write_dwi(dwi, tmp_path / "large.nii.gz")
     scan = open_scan(tmp_path / "large.nii.gz", tmp_path, "volume")
-    data = {"scans": ["x"], "slabs": 1, "patches": 2, "patch": 12}
+    data = {"scans": ["x"], "slabs": 1, "patches": 2, "patch": 16}
     tree = {"data": data, "augmentation": STILL, "scales": ["1x1x2"], "degradation": STEADY}
     config = validated(tree)
     dataset = Batches([scan], BlockView(16, 4), config, None)
     fine = scan.frame.view(dwi.signal) * scan.normalisation.gains[:, None, None, None]
     (along,) = (a for a, f in enumerate(scan.factors(config.served[0]), 1) if f != 1)
     n = fine.shape[along]
+    assert n == 64  # the part is 48 wide
     candidates = []
     for first in (0, 1):
         taken = slice(first, first + (n - first) // 2 * 2)
