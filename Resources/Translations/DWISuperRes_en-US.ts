@@ -830,6 +830,10 @@
       <translation type="unfinished" />
     </message>
     <message>
+      <source>{scales} and all between</source>
+      <translation type="unfinished" />
+    </message>
+    <message>
       <source>{scales} finer voxels</source>
       <translation type="unfinished" />
     </message>
