@@ -284,7 +284,7 @@ def _grid_checks(low: DWI, high: DWI, mask: NDArray[np.bool_], axis: int) -> lis
                 # Measured: FA of scans of 39 and 35 slices, made of 20 and 18; of 38 and 36 slices there is none.
                 advice += (
                     " Its matrix is no multiple of the input's, so that voxels lie on those of the input and between "
-                    "them in turn, some smoother than others: a scale that divides evenly avoids that."
+                    "them in turn, which alone can bring it: a scale that divides evenly avoids that."
                 )
         checks.append(Check(f"grid artefacts in {name} (dB)", excess, threshold, excess > threshold, advice))
     return checks
