@@ -203,7 +203,9 @@ class Scorer:
             )
 
     def _of_signal(self, test: DWI, group: str, members: NDArray[np.intp]) -> list[Row]:
-        pair = Pair(self.reference.signal[..., members], test.signal[..., members], self.mask, self.axis)
+        # Volumes side by side need no copy.
+        shown = slice(members[0], members[-1] + 1) if np.all(np.diff(members) == 1) else members
+        pair = Pair(self.reference.signal[..., shown], test.signal[..., shown], self.mask, self.axis)
         return _rows("signal", metrics_of("signal"), pair, "brain", group, pair.data_range)
 
     def _of_distances(self, test: DWI) -> list[Row]:
