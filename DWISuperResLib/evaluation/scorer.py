@@ -209,7 +209,7 @@ class Scorer:
         return _rows("signal", metrics_of("signal"), pair, "brain", group, pair.data_range)
 
     def _of_distances(self, test: DWI) -> list[Row]:
-        from ..metrics.deep import sample_slices
+        from ..metrics.deep import measure_distances, sample_slices
 
         of_weighted = not self.reference.is_b0.all()
         shown = np.flatnonzero(~self.reference.is_b0 | (not of_weighted))
@@ -217,12 +217,11 @@ class Scorer:
         pair = (self.reference.signal[..., members], test.signal[..., members])
         images, wanted, inside = sample_slices(*pair, self.mask, self.axis, slices=self.distance_slices)
         data_range = float(pair[0][self.mask].max())
-        rows = []
-        for distance in self.distances:
-            found = distance(images, wanted, mask=inside, data_range=data_range)
-            where = ("brain", "weighted" if of_weighted else "unweighted", int(inside.sum()), float(found.data_range))
-            rows.append(dict(zip(COLUMNS, ("deep distance", distance.name, found.value, *where), strict=True)))
-        return rows
+        where = ("brain", "weighted" if of_weighted else "unweighted", int(inside.sum()))
+        return [
+            dict(zip(COLUMNS, ("deep distance", one.name, one.value, *where, float(one.data_range)), strict=True))
+            for one in measure_distances(self.distances, images, wanted, mask=inside, data_range=data_range)
+        ]
 
 
 def _rows(

@@ -19,7 +19,7 @@ of torchvision's `layer3`, read after its batch norm and ReLU, 256 channels at a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,19 +159,12 @@ class DeepDistance:
         InputError
             If shapes do not fit, values are not finite, the region is empty or smaller than 32 px, or it is black.
         """
-        seen, wanted = _region(images, reference, mask)
-        if self.scaling == "each":
-            seen, wanted = (_stretched(a) for a in (seen, wanted))
-            data_range = float("nan")
-        else:
-            data_range = float(wanted.max()) if data_range is None else float(data_range)
-            if not data_range > 0:
-                raise InputError(f"The data range is {data_range:g}; expected a positive signal, so check the region.")
-            seen, wanted = seen / data_range, wanted / data_range
-        with torch.inference_mode():
-            pairs = zip(self._described(seen), self._reference(wanted), strict=True)
-            found = torch.cat([self.compare(first, second).double().cpu() for first, second in pairs])
-        return DeepScore(self.name, self.weights, float(found.mean()), found.numpy(), data_range)
+        return measure_distances([self], images, reference, mask=mask, data_range=data_range)[0]
+
+    @property
+    def sees(self) -> tuple[str, str, str, str]:
+        """Distances of which this is equal see the same in an image, so that one look serves all."""
+        return self.compare.trunk or self.name, self.weights, self.scaling, self.device
 
     def _described(self, slices: NDArray) -> Iterator[list[torch.Tensor]]:
         """What the network sees in slices (S, H, W), a few at a time."""
@@ -183,6 +176,51 @@ class DeepDistance:
         if self._kept is None or not np.array_equal(self._kept[0], slices):
             self._kept = slices, list(self._described(slices))
         return self._kept[1]
+
+
+def measure_distances(
+    distances: Sequence[DeepDistance],
+    images: ArrayLike,
+    reference: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    data_range: float | None = None,
+) -> list[DeepScore]:
+    """Several distances of the same slices, as each of them called alone; networks that they share run once.
+
+    Examples
+    --------
+    >>> both = [DeepDistance(name, weights="untrained") for name in ("lpips_vgg", "lpips_vgg_unweighted")]
+    >>> image = np.random.default_rng(0).random((1, 64, 64), np.float32)
+    >>> [score.value for score in measure_distances(both, image, image)]
+    [0.0, 0.0]
+    """
+    region = _region(images, reference, mask)
+    found: dict[DeepDistance, DeepScore] = {}
+    for first in distances:
+        if first in found:
+            continue
+        alike = [other for other in distances if other.sees == first.sees]
+        seen, wanted, scale = _scaled(*region, first.scaling, data_range)
+        values: list[list[torch.Tensor]] = [[] for _ in alike]
+        with torch.inference_mode():
+            for of_images, of_reference in zip(first._described(seen), first._reference(wanted), strict=True):
+                for other, parts in zip(alike, values, strict=True):
+                    parts.append(other.compare(of_images, of_reference).double().cpu())
+        for other, parts in zip(alike, values, strict=True):
+            slices = torch.cat(parts).numpy()
+            found[other] = DeepScore(other.name, other.weights, float(slices.mean()), slices, scale)
+    return [found[each] for each in distances]
+
+
+def _scaled(seen: NDArray, wanted: NDArray, scaling: str, data_range: float | None) -> tuple[NDArray, NDArray, float]:
+    """Both in about [0, 1], and the signal that became 1."""
+    if scaling == "each":
+        return _stretched(seen), _stretched(wanted), float("nan")
+    scale = float(wanted.max()) if data_range is None else float(data_range)
+    if not scale > 0:
+        raise InputError(f"The data range is {scale:g}; expected a positive signal, so check the region.")
+    return seen / scale, wanted / scale, scale
 
 
 def distance(name: str, images: ArrayLike, reference: ArrayLike, **options: Any) -> DeepScore:
