@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -206,10 +207,11 @@ class Scorer:
         # Volumes side by side need no copy.
         shown = slice(members[0], members[-1] + 1) if np.all(np.diff(members) == 1) else members
         pair = Pair(self.reference.signal[..., shown], test.signal[..., shown], self.mask, self.axis)
-        return _rows("signal", metrics_of("signal"), pair, "brain", group, pair.data_range)
+        where = ("brain", group, pair.data_range)  # found here, of what all metrics share
+        return _concurrently([partial(_rows, "signal", [m], pair, *where) for m in metrics_of("signal")])
 
     def _of_distances(self, test: DWI) -> list[Row]:
-        from ..metrics.deep import measure_distances, sample_slices
+        from ..metrics.deep import alike, measure_distances, sample_slices
 
         of_weighted = not self.reference.is_b0.all()
         shown = np.flatnonzero(~self.reference.is_b0 | (not of_weighted))
@@ -218,10 +220,25 @@ class Scorer:
         images, wanted, inside = sample_slices(*pair, self.mask, self.axis, slices=self.distance_slices)
         data_range = float(pair[0][self.mask].max())
         where = ("brain", "weighted" if of_weighted else "unweighted", int(inside.sum()))
-        return [
-            dict(zip(COLUMNS, ("deep distance", one.name, one.value, *where, float(one.data_range)), strict=True))
-            for one in measure_distances(self.distances, images, wanted, mask=inside, data_range=data_range)
-        ]
+
+        def measured(distances: list[DeepDistance]) -> list[Row]:
+            return [
+                dict(zip(COLUMNS, ("deep distance", one.name, one.value, *where, float(one.data_range)), strict=True))
+                for one in measure_distances(distances, images, wanted, mask=inside, data_range=data_range)
+            ]
+
+        rows = _concurrently([partial(measured, distances) for distances in alike(self.distances)])
+        order = [distance.name for distance in self.distances]
+        return sorted(rows, key=lambda row: order.index(row["metric"]))
+
+
+def _concurrently(jobs: Sequence[Callable[[], list[Row]]]) -> list[Row]:
+    """The rows of all jobs, in their order; each job on a thread of its own, which waits for no other."""
+    import torch
+
+    from ..inference.threads import side_by_side
+
+    return [row for rows in side_by_side(lambda job: job(), jobs, torch.get_num_threads()) for row in rows]
 
 
 def _rows(

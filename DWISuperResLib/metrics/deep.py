@@ -163,7 +163,7 @@ class DeepDistance:
 
     @property
     def sees(self) -> tuple[str, str, str, str]:
-        """Distances of which this is equal see the same in an image, so that one look serves all."""
+        """Network, weights, scaling and device: distances of which these are equal see the same in an image."""
         return self.compare.trunk or self.name, self.weights, self.scaling, self.device
 
     def _described(self, slices: NDArray) -> Iterator[list[torch.Tensor]]:
@@ -186,7 +186,7 @@ def measure_distances(
     mask: ArrayLike | None = None,
     data_range: float | None = None,
 ) -> list[DeepScore]:
-    """Several distances of the same slices, as each of them called alone; networks that they share run once.
+    """Distances that see the same (`alike`), as each of them called alone; the network that they share looks once.
 
     Examples
     --------
@@ -195,22 +195,33 @@ def measure_distances(
     >>> [score.value for score in measure_distances(both, image, image)]
     [0.0, 0.0]
     """
-    region = _region(images, reference, mask)
-    found: dict[DeepDistance, DeepScore] = {}
-    for first in distances:
-        if first in found:
-            continue
-        alike = [other for other in distances if other.sees == first.sees]
-        seen, wanted, scale = _scaled(*region, first.scaling, data_range)
-        values: list[list[torch.Tensor]] = [[] for _ in alike]
-        with torch.inference_mode():
-            for of_images, of_reference in zip(first._described(seen), first._reference(wanted), strict=True):
-                for other, parts in zip(alike, values, strict=True):
-                    parts.append(other.compare(of_images, of_reference).double().cpu())
-        for other, parts in zip(alike, values, strict=True):
-            slices = torch.cat(parts).numpy()
-            found[other] = DeepScore(other.name, other.weights, float(slices.mean()), slices, scale)
-    return [found[each] for each in distances]
+    first = distances[0]
+    seen, wanted, scale = _scaled(*_region(images, reference, mask), first.scaling, data_range)
+    values: list[list[torch.Tensor]] = [[] for _ in distances]
+    with torch.inference_mode():
+        for of_images, of_reference in zip(first._described(seen), first._reference(wanted), strict=True):
+            for each, parts in zip(distances, values, strict=True):
+                parts.append(each.compare(of_images, of_reference).double().cpu())
+    slices = [torch.cat(parts).numpy() for parts in values]
+    return [
+        DeepScore(each.name, each.weights, float(found.mean()), found, scale)
+        for each, found in zip(distances, slices, strict=True)
+    ]
+
+
+def alike(distances: Sequence[DeepDistance]) -> list[list[DeepDistance]]:
+    """Those that see the same in an image, together.
+
+    Examples
+    --------
+    >>> names = ("lpips_vgg", "lpips_alex", "lpips_vgg_unweighted")
+    >>> [len(group) for group in alike([DeepDistance(name, weights="untrained") for name in names])]
+    [2, 1]
+    """
+    groups: dict[tuple[str, ...], list[DeepDistance]] = {}
+    for each in distances:
+        groups.setdefault(each.sees, []).append(each)
+    return list(groups.values())
 
 
 def _scaled(seen: NDArray, wanted: NDArray, scaling: str, data_range: float | None) -> tuple[NDArray, NDArray, float]:
