@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from ..dwi import DWI
     from ..metrics.deep import DeepDistance
 
+Found = TypeVar("Found")
 Maps = dict[str, NDArray[np.float32]]
 Row = dict[str, Any]
 COLUMNS = ("quantity", "metric", "value", "region", "volumes", "voxels", "data_range")
@@ -208,7 +209,8 @@ class Scorer:
         shown = slice(members[0], members[-1] + 1) if np.all(np.diff(members) == 1) else members
         pair = Pair(self.reference.signal[..., shown], test.signal[..., shown], self.mask, self.axis)
         where = ("brain", group, pair.data_range)  # found here, of what all metrics share
-        return _concurrently([partial(_rows, "signal", [m], pair, *where) for m in metrics_of("signal")])
+        found = concurrently([partial(_rows, "signal", [m], pair, *where) for m in metrics_of("signal")])
+        return [row for rows in found for row in rows]
 
     def _of_distances(self, test: DWI) -> list[Row]:
         from ..metrics.deep import alike, measure_distances, sample_slices
@@ -227,18 +229,24 @@ class Scorer:
                 for one in measure_distances(distances, images, wanted, mask=inside, data_range=data_range)
             ]
 
-        rows = _concurrently([partial(measured, distances) for distances in alike(self.distances)])
+        found = concurrently([partial(measured, distances) for distances in alike(self.distances)])
         order = [distance.name for distance in self.distances]
-        return sorted(rows, key=lambda row: order.index(row["metric"]))
+        return sorted((row for rows in found for row in rows), key=lambda row: order.index(row["metric"]))
 
 
-def _concurrently(jobs: Sequence[Callable[[], list[Row]]]) -> list[Row]:
-    """The rows of all jobs, in their order; each job on a thread of its own, which waits for no other."""
+def concurrently(jobs: Sequence[Callable[[], Found]]) -> list[Found]:
+    """What all jobs return, in their order; each runs on a thread of its own, which waits for no other.
+
+    Examples
+    --------
+    >>> concurrently([lambda: 1, lambda: 2])
+    [1, 2]
+    """
     import torch
 
     from ..inference.threads import side_by_side
 
-    return [row for rows in side_by_side(lambda job: job(), jobs, torch.get_num_threads()) for row in rows]
+    return list(side_by_side(lambda job: job(), jobs, torch.get_num_threads()))
 
 
 def _rows(
