@@ -150,6 +150,7 @@ def ms_ssim(pair: Pair) -> float:
     >>> round(ms_ssim(Pair(image, image)), 6)
     1.0
     """
+    import torch
     from torch.nn.functional import avg_pool2d
 
     from ..losses.pixel import MS_SSIM_WEIGHTS
@@ -157,16 +158,17 @@ def ms_ssim(pair: Pair) -> float:
     weights = MS_SSIM_WEIGHTS[: ms_ssim_scales(pair)]
     if not weights:
         return math.nan
+    exponents = torch.tensor(weights)[:, None] / sum(weights)
     margin = _WINDOW // 2  # of the contrast only what no reflected pixel touches
     found = []
-    for images in _slices(pair, _box(pair)):
-        product = 1.0
-        for weight in weights[:-1]:
-            contrast = _similarity(*images, k1=_NO_LUMINANCE)[:, margin:-margin, margin:-margin]
-            product = product * contrast.mean((1, 2)).relu() ** (weight / sum(weights))
-            images = tuple(avg_pool2d(image, 2) for image in images)
-        product = product * _similarity(*images).mean((1, 2)).relu() ** (weights[-1] / sum(weights))
-        found.append(float(product.mean()))
+    for test, reference in _slices(pair, _box(pair)):
+        terms = []
+        for _ in weights[:-1]:
+            contrast = _similarity(test, reference, _NO_LUMINANCE)[:, margin:-margin, margin:-margin]
+            terms.append(contrast.mean((1, 2)))
+            test, reference = avg_pool2d(test, 2), avg_pool2d(reference, 2)
+        terms.append(_similarity(test, reference).mean((1, 2)))
+        found.append(float((torch.stack(terms).relu() ** exponents).prod(0).mean()))
     return float(np.mean(found))
 
 
@@ -177,7 +179,7 @@ def ms_ssim_scales(pair: Pair) -> int:
     return next((n for n in (5, 4, 3, 2, 1) if shortest // max(1, n - 1) ** 2 > _WINDOW - 1), 0)
 
 
-def _similarity(test: Tensor, reference: Tensor, **constants: float) -> Tensor:
+def _similarity(test: Tensor, reference: Tensor, k1: float = 0.01) -> Tensor:
     """torchmetrics' SSIM at every pixel of slices (S, H, W) over a data range of 1.
 
     Slices are its channels, which it filters each alone, as it does images of a batch: processors have fast
@@ -189,7 +191,7 @@ def _similarity(test: Tensor, reference: Tensor, **constants: float) -> Tensor:
     parts = zip(test.split(_CHANNELS), reference.split(_CHANNELS), strict=True)
     return torch.cat([
         structural_similarity_index_measure(
-            first[None], second[None], data_range=1.0, reduction="none", return_full_image=True, **constants
+            first[None], second[None], data_range=1.0, reduction="none", return_full_image=True, k1=k1
         )[1][0]
         for first, second in parts
     ])  # fmt: skip
