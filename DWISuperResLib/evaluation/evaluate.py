@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -408,11 +409,14 @@ def _spectra(scorer: Scorer, test: DWI, scores: Scores) -> dict[str, NDArray]:
     def spectrum(residual: NDArray) -> NDArray:
         return residual_spectrum(residual, mask=scorer.mask, slice_axis=scorer.axis)[1]
 
+    def of_volume(n: int) -> NDArray:
+        return spectrum(test.signal[..., n] - reference.signal[..., n])
+
     reference = scorer.reference
     spectra = {}
     shown = np.flatnonzero(~reference.is_b0) if scorer.maps else np.arange(1)
     if len(shown):
-        of_volumes = [spectrum(test.signal[..., n] - reference.signal[..., n]) for n in shown]
+        of_volumes = scoring.concurrently([partial(of_volume, n) for n in shown])
         spectra["dwi" if scorer.maps else "image"] = np.mean(of_volumes, axis=0)
     return spectra | {quantity: spectrum(scores.difference[quantity]) for quantity in ("fa", "qa") if scorer.maps}
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..dwi import DWI
     from ..metrics.deep import DeepDistance
 
+Found = TypeVar("Found")
 Maps = dict[str, NDArray[np.float32]]
 Row = dict[str, Any]
 COLUMNS = ("quantity", "metric", "value", "region", "volumes", "voxels", "data_range")
@@ -203,11 +205,15 @@ class Scorer:
             )
 
     def _of_signal(self, test: DWI, group: str, members: NDArray[np.intp]) -> list[Row]:
-        pair = Pair(self.reference.signal[..., members], test.signal[..., members], self.mask, self.axis)
-        return _rows("signal", metrics_of("signal"), pair, "brain", group, pair.data_range)
+        # Volumes side by side need no copy.
+        shown = slice(members[0], members[-1] + 1) if np.all(np.diff(members) == 1) else members
+        pair = Pair(self.reference.signal[..., shown], test.signal[..., shown], self.mask, self.axis)
+        where = ("brain", group, pair.data_range)  # found here, of what all metrics share
+        found = concurrently([partial(_rows, "signal", [m], pair, *where) for m in metrics_of("signal")])
+        return [row for rows in found for row in rows]
 
     def _of_distances(self, test: DWI) -> list[Row]:
-        from ..metrics.deep import sample_slices
+        from ..metrics.deep import alike, measure_distances, sample_slices
 
         of_weighted = not self.reference.is_b0.all()
         shown = np.flatnonzero(~self.reference.is_b0 | (not of_weighted))
@@ -215,12 +221,32 @@ class Scorer:
         pair = (self.reference.signal[..., members], test.signal[..., members])
         images, wanted, inside = sample_slices(*pair, self.mask, self.axis, slices=self.distance_slices)
         data_range = float(pair[0][self.mask].max())
-        rows = []
-        for distance in self.distances:
-            found = distance(images, wanted, mask=inside, data_range=data_range)
-            where = ("brain", "weighted" if of_weighted else "unweighted", int(inside.sum()), float(found.data_range))
-            rows.append(dict(zip(COLUMNS, ("deep distance", distance.name, found.value, *where), strict=True)))
-        return rows
+        where = ("brain", "weighted" if of_weighted else "unweighted", int(inside.sum()))
+
+        def measured(distances: list[DeepDistance]) -> list[Row]:
+            return [
+                dict(zip(COLUMNS, ("deep distance", one.name, one.value, *where, float(one.data_range)), strict=True))
+                for one in measure_distances(distances, images, wanted, mask=inside, data_range=data_range)
+            ]
+
+        found = concurrently([partial(measured, distances) for distances in alike(self.distances)])
+        order = [distance.name for distance in self.distances]
+        return sorted((row for rows in found for row in rows), key=lambda row: order.index(row["metric"]))
+
+
+def concurrently(jobs: Sequence[Callable[[], Found]]) -> list[Found]:
+    """What all jobs return, in their order; each runs on a thread of its own, which waits for no other.
+
+    Examples
+    --------
+    >>> concurrently([lambda: 1, lambda: 2])
+    [1, 2]
+    """
+    import torch
+
+    from ..inference.threads import side_by_side
+
+    return list(side_by_side(lambda job: job(), jobs, torch.get_num_threads()))
 
 
 def _rows(

@@ -19,7 +19,7 @@ of torchvision's `layer3`, read after its batch norm and ReLU, 256 channels at a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -159,19 +159,12 @@ class DeepDistance:
         InputError
             If shapes do not fit, values are not finite, the region is empty or smaller than 32 px, or it is black.
         """
-        seen, wanted = _region(images, reference, mask)
-        if self.scaling == "each":
-            seen, wanted = (_stretched(a) for a in (seen, wanted))
-            data_range = float("nan")
-        else:
-            data_range = float(wanted.max()) if data_range is None else float(data_range)
-            if not data_range > 0:
-                raise InputError(f"The data range is {data_range:g}; expected a positive signal, so check the region.")
-            seen, wanted = seen / data_range, wanted / data_range
-        with torch.inference_mode():
-            pairs = zip(self._described(seen), self._reference(wanted), strict=True)
-            found = torch.cat([self.compare(first, second).double().cpu() for first, second in pairs])
-        return DeepScore(self.name, self.weights, float(found.mean()), found.numpy(), data_range)
+        return measure_distances([self], images, reference, mask=mask, data_range=data_range)[0]
+
+    @property
+    def sees(self) -> tuple[str, str, str, str]:
+        """Network, weights, scaling and device: distances of which these are equal see the same in an image."""
+        return self.compare.trunk or self.name, self.weights, self.scaling, self.device
 
     def _described(self, slices: NDArray) -> Iterator[list[torch.Tensor]]:
         """What the network sees in slices (S, H, W), a few at a time."""
@@ -183,6 +176,62 @@ class DeepDistance:
         if self._kept is None or not np.array_equal(self._kept[0], slices):
             self._kept = slices, list(self._described(slices))
         return self._kept[1]
+
+
+def measure_distances(
+    distances: Sequence[DeepDistance],
+    images: ArrayLike,
+    reference: ArrayLike,
+    *,
+    mask: ArrayLike | None = None,
+    data_range: float | None = None,
+) -> list[DeepScore]:
+    """Distances that see the same (`alike`), as each of them called alone; the network that they share looks once.
+
+    Examples
+    --------
+    >>> both = [DeepDistance(name, weights="untrained") for name in ("lpips_vgg", "lpips_vgg_unweighted")]
+    >>> image = np.random.default_rng(0).random((1, 64, 64), np.float32)
+    >>> [score.value for score in measure_distances(both, image, image)]
+    [0.0, 0.0]
+    """
+    first = distances[0]
+    seen, wanted, scale = _scaled(*_region(images, reference, mask), first.scaling, data_range)
+    values: list[list[torch.Tensor]] = [[] for _ in distances]
+    with torch.inference_mode():
+        for of_images, of_reference in zip(first._described(seen), first._reference(wanted), strict=True):
+            for each, parts in zip(distances, values, strict=True):
+                parts.append(each.compare(of_images, of_reference).double().cpu())
+    slices = [torch.cat(parts).numpy() for parts in values]
+    return [
+        DeepScore(each.name, each.weights, float(found.mean()), found, scale)
+        for each, found in zip(distances, slices, strict=True)
+    ]
+
+
+def alike(distances: Sequence[DeepDistance]) -> list[list[DeepDistance]]:
+    """Those that see the same in an image, together.
+
+    Examples
+    --------
+    >>> names = ("lpips_vgg", "lpips_alex", "lpips_vgg_unweighted")
+    >>> [len(group) for group in alike([DeepDistance(name, weights="untrained") for name in names])]
+    [2, 1]
+    """
+    groups: dict[tuple[str, ...], list[DeepDistance]] = {}
+    for each in distances:
+        groups.setdefault(each.sees, []).append(each)
+    return list(groups.values())
+
+
+def _scaled(seen: NDArray, wanted: NDArray, scaling: str, data_range: float | None) -> tuple[NDArray, NDArray, float]:
+    """Both in about [0, 1], and the signal that became 1."""
+    if scaling == "each":
+        return _stretched(seen), _stretched(wanted), float("nan")
+    scale = float(wanted.max()) if data_range is None else float(data_range)
+    if not scale > 0:
+        raise InputError(f"The data range is {scale:g}; expected a positive signal, so check the region.")
+    return seen / scale, wanted / scale, scale
 
 
 def distance(name: str, images: ArrayLike, reference: ArrayLike, **options: Any) -> DeepScore:

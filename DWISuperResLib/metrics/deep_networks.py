@@ -34,7 +34,12 @@ _MEAN, _DEVIATION = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0
 
 
 class DistanceNetwork(nn.Module):
-    """A network behind a distance: what it sees in an image, and how far that is from what it sees in another."""
+    """A network behind a distance: what it sees in an image, and how far that is from what it sees in another.
+
+    Those of one `trunk`, other than "", and the same weights see the same.
+    """
+
+    trunk = ""
 
     def described(self, grey: Tensor) -> list[Tensor]:
         """Of images (B, 1, H, W), whatever is compared."""
@@ -48,8 +53,9 @@ class DistanceNetwork(nn.Module):
 class _LPIPS(DistanceNetwork):
     """Sum over taps of the mean over pixels of weighted squared differences of features of unit length."""
 
-    def __init__(self, features: nn.Module, linear: list[Tensor] | None) -> None:
+    def __init__(self, trunk: str, features: nn.Module, linear: list[Tensor] | None) -> None:
         super().__init__()
+        self.trunk = trunk
         self.features = features
         self.linear = linear
 
@@ -105,17 +111,21 @@ class _DISTS(DistanceNetwork):
 
     def forward(self, seen: list[Tensor], wanted: list[Tensor]) -> Tensor:
         similarity = seen[0].new_zeros(len(seen[0]))
-        for first, second, alpha, beta in zip(seen, wanted, self.alpha, self.beta, strict=True):
-            means = [f.mean((2, 3)) for f in (first, second)]
-            variances = [f.var((2, 3), correction=0) for f in (first, second)]
-            covariance = (first * second).mean((2, 3)) - means[0] * means[1]
-            structure = (2 * covariance + 1e-6) / (variances[0] + variances[1] + 1e-6)
-            texture = (2 * means[0] * means[1] + 1e-6) / (means[0] ** 2 + means[1] ** 2 + 1e-6)
+        for n, (alpha, beta) in enumerate(zip(self.alpha, self.beta, strict=True)):
+            (first, *of_first), (second, *of_second) = (found[3 * n : 3 * n + 3] for found in (seen, wanted))
+            (mean, variance), (wanted_mean, wanted_variance) = of_first, of_second
+            pixels = first.shape[2] * first.shape[3]
+            covariance = torch.einsum("bchw,bchw->bc", first, second) / pixels - mean * wanted_mean
+            structure = (2 * covariance + 1e-6) / (variance + wanted_variance + 1e-6)
+            texture = (2 * mean * wanted_mean + 1e-6) / (mean**2 + wanted_mean**2 + 1e-6)
             similarity = similarity + texture @ alpha.to(texture) + structure @ beta.to(structure)
         return 1 - similarity
 
     def described(self, grey: Tensor) -> list[Tensor]:
-        """The image itself and the five taps, L2 pooling (a blurred mean square) in place of the maximum."""
+        """The image itself and the five taps, each with its means and variances (B, C).
+
+        L2 pooling (a blurred mean square) stands in place of the maximum.
+        """
         found, x = [grey.expand(-1, 3, -1, -1)], grey
         for n, tap in enumerate(TAPS):
             if n and tap.endswith("_1"):
@@ -128,7 +138,11 @@ class _DISTS(DistanceNetwork):
             x = functional.relu(x)
             if tap in PAPER_TAPS:
                 found.append(x)
-        return found
+        spreads = [torch.var_mean(features, (2, 3), correction=0) for features in found]
+        return [
+            part for features, (variance, mean) in zip(found, spreads, strict=True)
+            for part in (features, mean, variance)
+        ]  # fmt: skip
 
 
 class _SquaredError(DistanceNetwork):
@@ -190,14 +204,14 @@ class _MedVAE(nn.Module):
 def lpips_vgg(weights: Weights, seed: int, download: bool, weighted: bool = True) -> tuple[DistanceNetwork, str]:
     """LPIPS on VGG16, with or without its learned linear layer."""
     features, label = _vgg(weights, seed, download)
-    return _LPIPS(features, _linear("vgg") if weighted else None), label
+    return _LPIPS("vgg", features, _linear("vgg") if weighted else None), label
 
 
 def lpips_alex(weights: Weights, seed: int, download: bool) -> tuple[DistanceNetwork, str]:
     """LPIPS on AlexNet."""
     features = _AlexNetFeatures()
     path = trunk_file("alexnet", weights, download)
-    return _LPIPS(features, _linear("alex")), _fill(features, path, seed)
+    return _LPIPS("alex", features, _linear("alex")), _fill(features, path, seed)
 
 
 def dists(weights: Weights, seed: int, download: bool) -> tuple[DistanceNetwork, str]:

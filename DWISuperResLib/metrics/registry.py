@@ -120,7 +120,7 @@ for _metric in (
     Metric("nrmse", "NRMSE", nrmse),
     Metric("mae", "MAE", lambda pair: float(np.abs(pair.error).mean()), of=("map",), unit=None, short="error"),
     Metric(
-        "rmse", "RMSE", lambda pair: float(np.sqrt(np.square(pair.error).mean())), of=("signal", "map"), unit=None,
+        "rmse", "RMSE", lambda pair: math.sqrt(pair.mean_squared_error), of=("signal", "map"), unit=None,
         headline=False,
     ),
     Metric(

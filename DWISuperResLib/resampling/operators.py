@@ -7,7 +7,10 @@ the discrete Fourier transform has it.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -20,6 +23,8 @@ Matrix = NDArray[np.float64]
 
 KERNELS: Registry[Callable[[int, int], Matrix]] = Registry("resampling kernel")
 """Each makes the (n_out, n_in) matrix of an axis."""
+
+_MOST_THREADS = 8  # each with a volume of its own
 
 FWHM_PER_SIGMA = 2 * np.sqrt(2 * np.log(2))
 
@@ -176,9 +181,21 @@ def apply_operators(array: NDArray, operators: Mapping[int, NDArray]) -> NDArray
     [[2.0, 6.0]]
     """
     result = np.asarray(array, dtype=np.float32)
+    if result.flags.f_contiguous:  # as a scan lies: seen from its last axis it is multiplied where it lies
+        mirrored = {result.ndim - 1 - axis: matrix for axis, matrix in operators.items()}
+        return _multiplied(result.T, mirrored).T
+    return _multiplied(result, operators)
+
+
+def _multiplied(array: NDArray[np.float32], operators: Mapping[int, NDArray]) -> NDArray[np.float32]:
+    """`apply_operators` for arrays in C order."""
     for axis, matrix in operators.items():
-        result = np.moveaxis(np.tensordot(matrix.astype(np.float32), result, axes=(1, axis)), 0, axis)
-    return result
+        before, (n, *after) = array.shape[:axis], array.shape[axis:]
+        matrix = matrix.astype(np.float32)
+        rows = array.reshape(math.prod(before), n, math.prod(after))
+        rows = matrix @ rows if after else rows[..., 0] @ matrix.T
+        array = rows.reshape(*before, len(matrix), *after)
+    return array
 
 
 def map_volumes(
@@ -186,7 +203,7 @@ def map_volumes(
     operators: Mapping[int, NDArray],
     after_volume: Callable[[int], None] = lambda n: None,
 ) -> NDArray[np.float32]:
-    """Apply one operator per spatial axis to every volume of (X, Y, Z, N), a volume at a time to bound memory.
+    """Apply one operator per spatial axis to every volume of (X, Y, Z, N), a volume a thread to bound memory.
 
     `after_volume` is called with the number of each volume when it is done.
 
@@ -200,9 +217,20 @@ def map_volumes(
     for axis, matrix in operators.items():
         shape[axis] = matrix.shape[0]
     result = signal_array(shape)
-    for n in range(signal.shape[3]):
+    from threadpoolctl import threadpool_limits  # here, for Slicer reads the registry before it is installed
+
+    def resample(n: int) -> None:
         result[..., n] = apply_operators(signal[..., n], operators)
-        after_volume(n)
+
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(min(os.cpu_count() or 1, _MOST_THREADS)) as pool:
+        waiting = [pool.submit(resample, n) for n in range(signal.shape[3])]
+        try:
+            for n, volume in enumerate(waiting):
+                volume.result()
+                after_volume(n)
+        finally:
+            for volume in waiting:
+                volume.cancel()
     return result
 
 

@@ -11,13 +11,14 @@ from __future__ import annotations
 import argparse
 import shutil
 import sys
+import time
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from Testing.benchmarks import whole_scan
-from Testing.benchmarks.harness import Result, report
+from Testing.benchmarks.harness import Result, machine, report
 
 NAMES = (
     "startup",
@@ -26,12 +27,13 @@ NAMES = (
     "super_resolution",
     "blocks",
     "whole_scan",
+    "evaluation",
     "training",
     "memory",
     "slicer_child",
     "gpu",
 )
-TAKE_QUICK = ("slicer_child", "super_resolution", "blocks", "whole_scan", "memory", "gpu")
+TAKE_QUICK = ("slicer_child", "super_resolution", "blocks", "whole_scan", "evaluation", "training", "memory", "gpu")
 PACKAGES = ("torch", "numpy", "dipy", "nibabel", "fastai", "isal")
 
 
@@ -54,8 +56,11 @@ def main(argv: list[str] | None = None) -> list[Result]:
             options += ["--plot", str(arguments.json.with_suffix(".png"))]
         print(f"== {name}", flush=True)
         run: Callable[[list[str]], list[Result]] = import_module(f"Testing.benchmarks.{name}").main
+        start = time.perf_counter()
         results += run(options)
+        print(f"{name} took {time.perf_counter() - start:.0f} s", flush=True)
     print("\n== all")
+    print(machine())
     print(", ".join(_versions()))
     report(results, arguments.json)
     return results

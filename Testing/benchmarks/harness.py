@@ -98,8 +98,8 @@ def report(results: Sequence[Result], json_path: Path | None = None) -> None:
     if json_path:
         content = {
             "machine": {
-                "processor": _processor(),
-                "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+                "processor": machine(),
+                "cores": cores(),
                 "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
                 "python": platform.python_version(),
                 "packages": {name: version(name) for name in ("torch", "numpy", "dipy")},
@@ -109,7 +109,17 @@ def report(results: Sequence[Result], json_path: Path | None = None) -> None:
         json_path.write_text(json.dumps(content, indent=1))
 
 
-def _processor() -> str:
+def machine() -> str:
+    """The processor, its cores and the instructions that matter to convolutions, in words."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    said = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    flags = said.get("flags", "").split()
+    sets = [name for name in ("amx_bf16", "avx512_bf16", "avx512f", "avx2") if name in flags]
+    processor = said.get("model name", platform.processor() or platform.machine())
+    return f"{processor}, {cores()} cores, {' '.join(sets) or 'instruction sets not known'}"
+
+
+def cores() -> int | None:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
             PEER,
             step(lambda x: reference_loss(network, x, target), None),
             repeats=arguments.repeats,
-            goal=5,
+            goal=6,
             note=f"{arguments.batch} x 206 x 172 on {device}; the peer in float32",
         )
         results.append(result)

@@ -1,13 +1,14 @@
-"""Peak memory of reading, running and writing against what it should be; a scan of 17 GB; cost from 1e2 to 1e5 slices.
+"""Peak memory of reading, running and writing against what it should be; large scans; cost from 1e2 to 1e5 slices.
 
-    python -m Testing.benchmarks.memory [--repeats 5] [--quick] [--json FILE] [--plot FILE.png]
+    python -m Testing.benchmarks.memory [--repeats 5] [--quick] [--size-gb 5] [--json FILE] [--plot FILE.png]
 
 Each step runs in a process of its own. Its peak is counted from just before the step, libraries loaded and the network
 warm, and compared with the volumes that the step makes, once each, plus a bounded work buffer: the limit. The rows show
 megabytes and seconds a thousand slices.
 
-The scan of 17 GB is the result of `run` on one of 4 GB, in 4 GB of memory: as much as the system gives the process to
-write to of its own (RLIMIT_DATA). Pages of files, which the system takes back when it likes, are not counted.
+The large scan is the result of `run` on one of a quarter its size, in 4 GB of memory: as much as the system gives the
+process to write to of its own (RLIMIT_DATA). Pages of files, which the system takes back when it likes, are not
+counted.
 """
 
 from __future__ import annotations
@@ -122,11 +123,13 @@ def main(argv: list[str] | None = None) -> list[Result]:
     """Measure, print, write."""
     options = parser(__doc__)
     options.add_argument("--quick", action="store_true", help="tiny sizes: does it run?")
+    options.add_argument("--size-gb", type=float, default=5.0, help="large scan (default 5; 16 takes minutes)")
     options.add_argument("--plot", type=Path, help="draw the cost over the number of slices")
     arguments = options.parse_args(argv)
     if Path("/proc/self/clear_refs").exists():
         results = peaks((32, 32, 4) if arguments.quick else (102, 102, 20))
-        results += large((24, 28, 4, 8), 0) if arguments.quick else large((145, 174, 145, 288), LARGEST_IN_MEMORY)
+        volumes = max(8, round(arguments.size_gb * 1e9 / (4 * 4 * 145 * 174 * 145)))
+        results += large((24, 28, 4, 8), 0) if arguments.quick else large((145, 174, 145, volumes), LARGEST_IN_MEMORY)
         counts = [100, 200] if arguments.quick else [100, 300, 1000, 3000, 10_000, 30_000, 100_000]
         results += scaling(counts, arguments.repeats, arguments.plot)
     else:

@@ -72,7 +72,7 @@ def against_dipy(dwi: DWI, mask: np.ndarray, repeats: int) -> list[Result]:
             f"DIPY {version('dipy')} peaks_from_model",
             peaks,
             repeats=repeats,
-            goal=100,
+            goal=200,
             share=len(some) / len(signals),
             note=f"DIPY measured on {len(some)} voxels and scaled to {len(signals)}; its default, one process",
         ),
@@ -82,7 +82,7 @@ def against_dipy(dwi: DWI, mask: np.ndarray, repeats: int) -> list[Result]:
             f"DIPY {version('dipy')} TensorModel",
             lambda: TensorModel(gradients).fit(signals).fa,
             repeats=repeats,
-            goal=8,
+            goal=25,
         ),
     ]
 
@@ -131,6 +131,7 @@ def against_mrtrix(scan: Path, folder: Path, repeats: int) -> list[Result]:
             peer,
             mrtrix,
             repeats=repeats,
+            goal=1.5,
             note="starting Python included",
         ),
     ]

@@ -9,30 +9,42 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from DWISuperResLib.apps.cli import COMMANDS
+from DWISuperResLib.io import write_dwi
+from DWISuperResLib.phantoms import phantom
 from Testing.benchmarks.harness import Result, parser, report
 
 ROOT = Path(__file__).parents[2]
-LIMITS = {"import DWISuperResLib": 0.2, "dwi-superres --help": 0.5, "first progress line of run": 5.0}  # seconds
+LIMITS = {
+    "import DWISuperResLib": 0.2, "dwi-superres --help": 0.5, "first progress line of run": 5.0,
+    **dict.fromkeys((f"dwi-superres {command} --help" for command in COMMANDS), 1.0),
+    "maps --maps fa, 100x100x60x42, mask included": 1.0,
+}  # fmt: skip
+"""Seconds."""
 
 
 def measure(repeats: int = 5) -> dict[str, list[float]]:
     """Seconds of each repeat; the time the bare interpreter takes is taken off the import alone."""
     times: dict[str, list[float]] = {name: [] for name in LIMITS}
-    help_, run = [[sys.executable, "-m", "DWISuperResLib", *rest] for rest in (["--help"], ["run"])]
-    with tempfile.TemporaryDirectory() as folder:
-        scan = str(Path(folder) / "scan.nrrd")
-        make = (
-            "from DWISuperResLib import phantom, write_dwi; import sys; write_dwi(phantom((48, 48, 10)), sys.argv[1])"
-        )
-        subprocess.run([sys.executable, "-c", make, scan], cwd=ROOT, check=True)
-        run += [scan, str(Path(folder) / "out.nrrd"), "--method", "sinc", "--progress", "json"]
+    program = [sys.executable, "-m", "DWISuperResLib"]
+    with tempfile.TemporaryDirectory() as name:
+        small, large, out = (str(Path(name) / file) for file in ("small.nrrd", "large.nii.gz", "out"))
+        write_dwi(phantom((48, 48, 10)), small)
+        scan = phantom((100, 100, 60), (2, 2, 2), supersampling=1, shells=((0, 2), (1000, 40)))
+        write_dwi(replace(scan, signal=scan.signal.round()), large)
+        run = [*program, "run", small, f"{out}.nrrd", "--method", "sinc", "--progress", "json", "--overwrite"]
+        maps = [*program, "maps", large, out, "--maps", "fa", "--progress", "none", "--overwrite"]
         for _ in range(repeats):
             bare = _seconds([sys.executable, "-c", "pass"])
             times["import DWISuperResLib"].append(_seconds([sys.executable, "-c", "import DWISuperResLib"]) - bare)
-            times["dwi-superres --help"].append(_seconds(help_))
-            times["first progress line of run"].append(_seconds([*run, "--overwrite"], first_line=True))
+            times["dwi-superres --help"].append(_seconds([*program, "--help"]))
+            times["first progress line of run"].append(_seconds(run, first_line=True))
+            for command in COMMANDS:
+                times[f"dwi-superres {command} --help"].append(_seconds([*program, command, "--help"]))
+            times["maps --maps fa, 100x100x60x42, mask included"].append(_seconds(maps))
     return times
 
 

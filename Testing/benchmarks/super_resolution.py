@@ -97,7 +97,7 @@ def against_fastai(shape: tuple[int, int, int], directions: int, folder: Path, r
         peer,
         lambda: reference_pipeline(vision, learner, folder),
         repeats=repeats,
-        goal=4,
+        goal=12,
         note=f"{slices} slices of {shape[0]} x {shape[1]}, x{SCALE}, {torch.get_num_threads()} threads",
     )
     mine = read_dwi(folder / "ours.nii.gz")

@@ -12,7 +12,18 @@ from torch import nn
 import DWISuperResLib as dsr
 from DWISuperResLib.evaluation.scorer import Scorer
 from Testing.benchmarks import __main__ as benchmarks
-from Testing.benchmarks import blocks, ceilings, gpu, harness, held_out, memory, super_resolution, whole_scan
+from Testing.benchmarks import (
+    blocks,
+    ceilings,
+    evaluation,
+    gpu,
+    harness,
+    held_out,
+    memory,
+    super_resolution,
+    training,
+    whole_scan,
+)  # fmt: skip
 from Testing.conftest import oracle
 
 
@@ -71,6 +82,21 @@ def test_whole_scan_runs_both_commands():
     if result.skipped:
         oracle("mrtrix3")
     assert len(result.ours) == len(result.theirs) == 1
+
+
+def test_an_evaluation_is_timed_as_one_command():
+    (result,) = evaluation.main(["--quick", "--repeats", "1"])
+    assert result.ours[0] > 0
+
+
+def test_training_steps_are_compared_with_plain_pytorch_and_with_the_ceiling():
+    results = training.main(["--quick", "--repeats", "1"])
+    assert [result.goal for result in results] == [8, 0.5, 1, 5, 0.5, 1]
+    assert all(0 < result.ratios[0] < 1.2 for result in results[1::3])
+
+
+def test_the_machine_is_named():
+    assert f"{harness.cores()} cores" in harness.machine()
 
 
 def test_without_a_card_the_script_runs_small_and_says_why(capsys):

@@ -1,11 +1,12 @@
-"""Training steps against the same steps written plainly, and the making of batches against both.
+"""Training steps against the same steps written plainly and against the ceiling; the making of batches against both.
 
-    python -m Testing.benchmarks.training [SCAN] [--repeats 5] [--json FILE]
+    python -m Testing.benchmarks.training [SCAN] [--repeats 5] [--quick] [--json FILE]
 
 A step: forward, L1 + 92 x L1 of VGG16-bn relu1_2, backward, AdamW. Plainly: float32, NCHW, all of VGG16-bn on three
 channels for output and target, as the public implementation of arXiv 2605.15895 does. Ours: the precision that training
 chooses here, channels last, the feature network up to its tap on one channel. VGG's weights are random: same cost.
-Without a scan, the numerical phantom (1 b0, 20 directions).
+Without a scan, the numerical phantom (1 b0, 20 directions). The ceiling is that of 3 x 3 convolutions alone, for as
+many operations as forward, loss and backward take.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.vgg import cfgs, make_layers
 
 from DWISuperResLib.inference.predict import resolve_device, resolve_precision
@@ -28,22 +30,24 @@ from DWISuperResLib.phantoms import phantom
 from DWISuperResLib.training import validated
 from DWISuperResLib.training.cache import divided
 from DWISuperResLib.training.patches import Batches, DWIData
-from Testing.benchmarks.ceilings import finish
+from Testing.benchmarks.ceilings import convolution_ceiling, finish, seconds
 from Testing.benchmarks.harness import Result, compare, parser, report
 from Testing.benchmarks.losses import reference_loss
 
 FEATURE = {"name": "feature", "backbone": "vgg16_bn", "taps": "paper", "weights": "untrained"}
 LOSS = [{"name": "l1"}, FEATURE | {"tap_weights": [92, 0, 0, 0, 0]}]
 CASES = {
-    "default network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "sr_unet"},
-    "paper's network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "dynamic_unet"},
+    "default network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "sr_unet", "goal": 8},
+    "paper's network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "dynamic_unet", "goal": 5},
 }
+CEILING_SHARE = 0.5
 
 
 def main(argv: list[str] | None = None) -> list[Result]:
     """Measure, print, write."""
     options = parser(__doc__)
     options.add_argument("scan", type=Path, nargs="?")
+    options.add_argument("--quick", action="store_true", help="tiny patches: does it run?")
     arguments = options.parse_args(argv)
     results = []
     with tempfile.TemporaryDirectory() as name:
@@ -51,6 +55,7 @@ def main(argv: list[str] | None = None) -> list[Result]:
         if arguments.scan is None:
             write_dwi(phantom((102, 102, 20), (2, 2, 4), supersampling=1, shells=((0, 1), (1000, 20))), scan)
         for title, case in CASES.items():
+            case = case | {"patch": 32, "slabs": 2, "patches": 1} if arguments.quick else case
             results += measure(title, case, scan, Path(name), arguments.repeats)
     report(results, arguments.json)
     return results
@@ -75,9 +80,28 @@ def measure(title: str, case: dict, scan: Path, folder: Path, repeats: int) -> l
     note = f"batch {shape}, {precision or 'float32'} on {device}"
     peer = "plain PyTorch, full VGG16-bn"
     return [
-        compare(f"training step, {title}", ours, peer, plain, repeats=repeats, goal=3, note=note),
+        compare(f"training step, {title}", ours, peer, plain, repeats=repeats, goal=case["goal"], note=note),
+        against_ceiling(title, ours, device, precision or torch.float32, repeats),
         compare("  making its batch", lambda: batches[next(fresh)], "our step", ours, repeats=repeats, goal=1),
     ]
+
+
+def against_ceiling(
+    title: str, take: Callable[[], None], device: torch.device, dtype: torch.dtype, repeats: int
+) -> Result:
+    """The rate of a whole step, of network and loss, against that of convolutions alone, in turn."""
+    with FlopCounterMode(display=False) as counter:
+        take()
+    work = counter.get_total_flops()
+    measure = convolution_ceiling(device, dtype)
+    ours, ceiling = [], []
+    for _ in range(repeats):
+        ours.append(seconds(take, device, 3))
+        ceiling.append(work / measure())
+    name = str(dtype).removeprefix("torch.")
+    note = f"{work / 1e9:.4g} GFLOP a step, ceiling {work / min(ceiling) / 1e9:.4g} GFLOP/s"
+    task = f"share of the ceiling in a training step, {title}"
+    return Result(task, f"3 x 3 convolutions, {name}", ours, ceiling, goal=CEILING_SHARE, note=note)
 
 
 def step(network: nn.Module, batch: dict, device: torch.device, precision: torch.dtype | None) -> Callable[[], None]:

@@ -67,7 +67,7 @@ def against_mrgrid(scan: Path, folder: Path, repeats: int) -> Result:
         peer,
         lambda: run_command(*regrid),
         repeats=repeats,
-        goal=0.5,
+        goal=3,
         note=f"{scan.name}, {threads} threads, starting Python and torch included{note}",
     )
 

@@ -2,9 +2,12 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy import ndimage
+from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from DWISuperResLib.errors import InputError
+from DWISuperResLib.losses.pixel import MS_SSIM_WEIGHTS
 from DWISuperResLib.metrics import METRICS, Metric, Pair, metrics_of, residual_spectrum
 from DWISuperResLib.metrics.image import ms_ssim_scales
 
@@ -82,6 +85,17 @@ def test_ms_ssim_uses_as_many_scales_as_fit(size, scales):
     assert np.isnan(METRICS["ms_ssim"].measure(pair)) == np.isnan(METRICS["ssim"].measure(pair)) == (scales == 0)
 
 
+def test_ms_ssim_equals_torchmetrics_of_each_slice(pair):
+    reference, test = (np.ascontiguousarray(np.moveaxis(a, (3, 2), (0, 1))) for a in pair)
+    expected = multiscale_structural_similarity_index_measure(
+        *(torch.from_numpy(a.reshape(-1, 1, *a.shape[2:])).double() for a in (test, reference)),
+        data_range=800.0,
+        betas=tuple(np.divide(MS_SSIM_WEIGHTS[:3], sum(MS_SSIM_WEIGHTS[:3]))),
+        normalize="relu",
+    )
+    assert image_scores(*pair, data_range=800.0)["ms_ssim"] == pytest.approx(float(expected), abs=5e-6)
+
+
 def test_every_headline_says_which_way_is_better():
     noise = np.random.default_rng(0).normal(0, 1, (2, 24, 24, 3))
     reference = 10 + noise[0]
@@ -119,3 +133,15 @@ def test_spectrum_of_white_noise_is_its_variance_and_of_a_wave_one_line():
     frequency, power = residual_spectrum(wave)
     assert frequency[np.argmax(power)] == pytest.approx(0.25, abs=1 / 64)
     assert power[np.argmax(power)] > 100 * np.delete(power, np.argmax(power)).max()
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+@pytest.mark.parametrize("size", [(9, 12, 14), (10, 11, 13)])
+def test_spectrum_counts_every_mode_of_the_plane_once(size, slice_axis):
+    images = np.random.default_rng(0).normal(0, 1, size)
+    other = [a for a in range(3) if a != slice_axis]
+    modes = np.abs(np.fft.fft2(images, axes=other, norm="ortho") ** 2).mean(slice_axis)
+    radius = np.hypot(*np.meshgrid(*(np.fft.fftfreq(size[a]) for a in other), indexing="ij"))
+    rings = [(radius >= low) & (radius < low + 0.125) for low in (0, 0.125, 0.25, 0.375)]
+    found = residual_spectrum(images, slice_axis=slice_axis, bins=4)[1]
+    np.testing.assert_allclose(found, [modes[ring].mean() for ring in rings], rtol=1e-5)
