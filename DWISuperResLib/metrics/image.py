@@ -25,8 +25,7 @@ SSIM_VOLUMES = 8
 """SSIM and MS-SSIM look at this many volumes at most, evenly spread: they cost ten times what PSNR does."""
 
 _WINDOW = 11  # Gaussian of sigma 1.5, as in Wang et al. 2004
-_CHANNELS = 16  # slices at once: as many as a vector register holds, and few enough for a core's cache
-_NO_LUMINANCE = 1e3  # k1 that makes SSIM's luminance term 1: contrast and structure are left
+_SLICES = 16  # at once: as many as a vector register holds, and few enough for a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,25 +150,22 @@ def ms_ssim(pair: Pair) -> float:
     1.0
     """
     import torch
-    from torch.nn.functional import avg_pool2d
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
     from ..losses.pixel import MS_SSIM_WEIGHTS
 
     weights = MS_SSIM_WEIGHTS[: ms_ssim_scales(pair)]
     if not weights:
         return math.nan
-    exponents = torch.tensor(weights)[:, None] / sum(weights)
-    margin = _WINDOW // 2  # of the contrast only what no reflected pixel touches
-    found = []
-    for test, reference in _slices(pair, _box(pair)):
-        terms = []
-        for _ in weights[:-1]:
-            contrast = _similarity(test, reference, _NO_LUMINANCE)[:, margin:-margin, margin:-margin]
-            terms.append(contrast.mean((1, 2)))
-            test, reference = avg_pool2d(test, 2), avg_pool2d(reference, 2)
-        terms.append(_similarity(test, reference).mean((1, 2)))
-        found.append(float((torch.stack(terms).relu() ** exponents).prod(0).mean()))
-    return float(np.mean(found))
+    betas = tuple(w / sum(weights) for w in weights)
+    found = [
+        multiscale_structural_similarity_index_measure(
+            first[:, None], second[:, None], data_range=1.0, betas=betas, normalize="relu", reduction="none"
+        )
+        for test, reference in _slices(pair, _box(pair))
+        for first, second in zip(test.split(_SLICES), reference.split(_SLICES), strict=True)
+    ]
+    return float(torch.cat(found).double().mean())
 
 
 def ms_ssim_scales(pair: Pair) -> int:
@@ -179,7 +175,7 @@ def ms_ssim_scales(pair: Pair) -> int:
     return next((n for n in (5, 4, 3, 2, 1) if shortest // max(1, n - 1) ** 2 > _WINDOW - 1), 0)
 
 
-def _similarity(test: Tensor, reference: Tensor, k1: float = 0.01) -> Tensor:
+def _similarity(test: Tensor, reference: Tensor) -> Tensor:
     """torchmetrics' SSIM at every pixel of slices (S, H, W) over a data range of 1.
 
     Slices are its channels, which it filters each alone, as it does images of a batch: processors have fast
@@ -188,10 +184,10 @@ def _similarity(test: Tensor, reference: Tensor, k1: float = 0.01) -> Tensor:
     import torch
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    parts = zip(test.split(_CHANNELS), reference.split(_CHANNELS), strict=True)
+    parts = zip(test.split(_SLICES), reference.split(_SLICES), strict=True)
     return torch.cat([
         structural_similarity_index_measure(
-            first[None], second[None], data_range=1.0, reduction="none", return_full_image=True, k1=k1
+            first[None], second[None], data_range=1.0, reduction="none", return_full_image=True
         )[1][0]
         for first, second in parts
     ])  # fmt: skip

@@ -2,12 +2,9 @@
 
 import numpy as np
 import pytest
-import torch
 from scipy import ndimage
-from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
 from DWISuperResLib.errors import InputError
-from DWISuperResLib.losses.pixel import MS_SSIM_WEIGHTS
 from DWISuperResLib.metrics import METRICS, Metric, Pair, metrics_of, residual_spectrum
 from DWISuperResLib.metrics.image import ms_ssim_scales
 
@@ -83,17 +80,6 @@ def test_ms_ssim_uses_as_many_scales_as_fit(size, scales):
     pair = Pair(image, image + rng.normal(0, 0.1, image.shape))
     assert ms_ssim_scales(pair) == scales
     assert np.isnan(METRICS["ms_ssim"].measure(pair)) == np.isnan(METRICS["ssim"].measure(pair)) == (scales == 0)
-
-
-def test_ms_ssim_equals_torchmetrics_of_each_slice(pair):
-    reference, test = (np.ascontiguousarray(np.moveaxis(a, (3, 2), (0, 1))) for a in pair)
-    expected = multiscale_structural_similarity_index_measure(
-        *(torch.from_numpy(a.reshape(-1, 1, *a.shape[2:])).double() for a in (test, reference)),
-        data_range=800.0,
-        betas=tuple(np.divide(MS_SSIM_WEIGHTS[:3], sum(MS_SSIM_WEIGHTS[:3]))),
-        normalize="relu",
-    )
-    assert image_scores(*pair, data_range=800.0)["ms_ssim"] == pytest.approx(float(expected), abs=5e-6)
 
 
 def test_every_headline_says_which_way_is_better():
