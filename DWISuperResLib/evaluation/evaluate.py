@@ -416,7 +416,7 @@ def _spectra(scorer: Scorer, test: DWI, scores: Scores) -> dict[str, NDArray]:
     spectra = {}
     shown = np.flatnonzero(~reference.is_b0) if scorer.maps else np.arange(1)
     if len(shown):
-        of_volumes = scoring.concurrently([partial(of_volume, n) for n in shown])
+        of_volumes = scoring.concurrently([partial(of_volume, n) for n in shown.tolist()])
         spectra["dwi" if scorer.maps else "image"] = np.mean(of_volumes, axis=0)
     return spectra | {quantity: spectrum(scores.difference[quantity]) for quantity in ("fa", "qa") if scorer.maps}
 
