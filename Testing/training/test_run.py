@@ -283,7 +283,8 @@ def test_two_processes_equal_one_that_accumulates(scans, tmp_path):
     assert scores[0]["val/nrmse"] == pytest.approx(scores[1]["val/nrmse"], rel=1e-4)
     first, second = weights_of(single), weights_of(double)
     for name, value in first.items():
-        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=1e-5)
+        # Adam moves a weight as far for a gradient that is next to nothing, and so mostly rounding.
+        torch.testing.assert_close(value, second[name], rtol=1e-3, atol=3e-5)
 
 
 def test_a_compiled_network_trains_as_it_does_without(scans, tmp_path, monkeypatch):
