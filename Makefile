@@ -39,6 +39,7 @@ docs: $(VENV)/.docs
 
 bench: $(VENV)/.test
 	sh Testing/install_system_packages.sh
+	$(BIN)/python -m compileall -q DWISuperResLib Testing
 	$(BIN)/python -m Testing.benchmarks
 
 fuzz: $(VENV)/.test

@@ -26,7 +26,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional
 
-from DWISuperResLib.checkpoints import Card, Checkpoint
+from DWISuperResLib.checkpoints import Card, Checkpoint, read_card
 from DWISuperResLib.dwi import DWI
 from DWISuperResLib.inference.memory import buffers_reused
 from DWISuperResLib.inference.predict import (
@@ -50,7 +50,11 @@ SLICE = (86, 103)  # what HCP 7T slices of 172 x 206 become
 FA_LIMIT = 1e-3
 CEILING_SHARE = 0.6
 ADDED_SHARE = 0.094  # see above
-ARCHITECTURES = {"paper's network": ("dynamic_unet", {"upsampling": "paper"}), "default network": ("sr_unet", {})}
+DEFAULT = read_card("default")
+ARCHITECTURES = {
+    "paper's network": ("dynamic_unet", {"upsampling": "paper"}),
+    "default network": (DEFAULT.architecture, dict(DEFAULT.arguments)),
+}
 
 
 def main(argv: list[str] | None = None) -> list[Result]:

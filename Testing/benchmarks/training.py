@@ -33,12 +33,13 @@ from DWISuperResLib.training.patches import Batches, DWIData
 from Testing.benchmarks.ceilings import convolution_ceiling, finish, seconds
 from Testing.benchmarks.harness import Result, compare, parser, report
 from Testing.benchmarks.losses import reference_loss
+from Testing.benchmarks.super_resolution import ARCHITECTURES
 
 FEATURE = {"name": "feature", "backbone": "vgg16_bn", "taps": "paper", "weights": "untrained"}
 LOSS = [{"name": "l1"}, FEATURE | {"tap_weights": [92, 0, 0, 0, 0]}]
 CASES = {
-    "default network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "sr_unet", "goal": 8},
-    "paper's network": {"patch": 96, "slabs": 4, "patches": 4, "architecture": "dynamic_unet", "goal": 5},
+    "default network": {"patch": 96, "slabs": 4, "patches": 4, "goal": 8},
+    "paper's network": {"patch": 96, "slabs": 4, "patches": 4, "goal": 5},
 }
 CEILING_SHARE = 0.5
 
@@ -65,7 +66,8 @@ def measure(title: str, case: dict, scan: Path, folder: Path, repeats: int) -> l
     """Our step against the plain one; a batch against our step."""
     data = {key: case[key] for key in ("patch", "slabs", "patches")}
     config = validated({"data": {"scans": [str(scan)], "validation": [], "cache": str(folder), **data}})
-    network = build(case["architecture"])
+    architecture, options = ARCHITECTURES[title]
+    network = build(architecture, **options)
     source = DWIData(config, network.view, None, divided(config))
     source.prepare_data()
     source.setup("fit")
@@ -74,7 +76,7 @@ def measure(title: str, case: dict, scan: Path, folder: Path, repeats: int) -> l
     precision = resolve_precision("auto", device)
     batch = batches[0]
     ours = step(network, batch, device, precision)
-    plain = plain_step(build(case["architecture"]), batch, device)
+    plain = plain_step(build(architecture, **options), batch, device)
     fresh: Iterator[int] = count(1)
     shape = "x".join(map(str, batch["target"].shape))
     note = f"batch {shape}, {precision or 'float32'} on {device}"
