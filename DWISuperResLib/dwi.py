@@ -225,6 +225,29 @@ def shells(bvals: NDArray[np.float64]) -> list[NDArray[np.intp]]:
     return np.split(order, np.flatnonzero(np.diff(bvals[order]) > 100) + 1) if order.size else []
 
 
+def signals_at(signal: NDArray[np.float32], voxels: NDArray[np.intp]) -> NDArray[np.float32]:
+    """Signals (N, V) of rising flat (Fortran-order) indices in (X, Y, Z, N), whatever its memory order.
+
+    Examples
+    --------
+    >>> signal = np.arange(16, dtype=np.float32).reshape(2, 2, 2, 2, order="F")
+    >>> signals_at(signal, np.array([1, 6])).tolist()
+    [[1.0, 6.0], [9.0, 14.0]]
+    """
+    size = signal.shape[0] * signal.shape[1]
+    gathered = np.empty((signal.shape[3], len(voxels)), np.float32)
+    planes, starts = np.unique(voxels // size, return_index=True)
+    bounds = np.append(starts, len(voxels))
+    for k, first, last in zip(planes, bounds[:-1], bounds[1:], strict=True):
+        # A view for Fortran order; one plane is copied for any other.
+        plane = signal[:, :, k].T.reshape(-1, size)
+        within = voxels[first:last] - k * size
+        # Row by row: indexed at once, the result would lie voxel by voxel, and every later step would be slower.
+        for volume, values in zip(plane, gathered[:, first:last], strict=True):
+            np.take(volume, within, out=values, mode="clip")
+    return gathered
+
+
 def _checked_affine(affine: ArrayLike) -> NDArray[np.float64]:
     affine = np.array(affine, dtype=np.float64)
     if affine.shape != (4, 4):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwi import signals_at
 from ..errors import InputError
 from ..resampling.grid import in_plane_axes
 
@@ -70,7 +71,7 @@ class Pair:
     def values(self) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Reference and test in the region, each (voxels, N), in Fortran order."""
         inside = np.flatnonzero(self.mask.T)
-        return _gathered(self.reference, inside), _gathered(self.test, inside)
+        return signals_at(self.reference, inside).T, signals_at(self.test, inside).T
 
     @cached_property
     def error(self) -> NDArray[np.float64]:
@@ -270,14 +271,6 @@ def residual_spectrum(
     sums = np.bincount(label.ravel(), weights=(twice * total / residual.shape[3]).ravel(), minlength=bins + 1)[:bins]
     power = np.divide(sums, counts, out=np.full(bins, np.nan), where=counts > 0)
     return (np.arange(bins) + 0.5) / (2 * bins), power
-
-
-def _gathered(volumes: NDArray[np.float32], inside: NDArray[np.intp]) -> NDArray[np.float32]:
-    """(voxels, N) of flat (Fortran-order) indices in (X, Y, Z, N); each volume lies by itself in memory."""
-    found = np.empty((volumes.shape[3], len(inside)), np.float32)
-    for values, volume in zip(found, np.moveaxis(volumes, 3, 0), strict=True):
-        np.take(volume.T.reshape(-1), inside, out=values, mode="clip")
-    return found.T
 
 
 def _checked(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..dwi import signals_at
 from ..errors import InputError
 from .models import Fit, map_info, models_of
 
@@ -128,7 +129,7 @@ def _for_each_chunk(dwi: DWI, mask: NDArray | None, process: Callable[[NDArray[n
 
     def process_chunk(start: int) -> None:
         part = voxels[start : start + count]
-        signal = _gather(dwi.signal, part)
+        signal = signals_at(dwi.signal, part)
         with np.errstate(all="ignore"):  # empty voxels divide by zero; their maps are set to 0
             process(part, signal)
 
@@ -138,18 +139,3 @@ def _for_each_chunk(dwi: DWI, mask: NDArray | None, process: Callable[[NDArray[n
     with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as pool:
         for _ in pool.map(process_chunk, range(0, len(voxels), count)):
             pass
-
-
-def _gather(signal: NDArray[np.float32], voxels: NDArray[np.intp]) -> NDArray[np.float32]:
-    """Signals (N, V) of sorted flat (Fortran-order) indices in (X, Y, Z, N), whatever its memory order."""
-    size = signal.shape[0] * signal.shape[1]
-    gathered = np.empty((signal.shape[3], len(voxels)), np.float32)
-    planes, starts = np.unique(voxels // size, return_index=True)
-    for k, first, last in zip(planes, starts, [*starts[1:], len(voxels)], strict=True):
-        # A view for Fortran order; one plane is copied for any other.
-        plane = signal[:, :, k].T.reshape(-1, size)
-        within = voxels[first:last] - k * size
-        # Row by row: indexed at once, the result would lie voxel by voxel, and every later step would be slower.
-        for volume, values in zip(plane, gathered[:, first:last], strict=True):
-            np.take(volume, within, out=values, mode="clip")
-    return gathered
